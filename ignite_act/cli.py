@@ -1,0 +1,153 @@
+"""The command line: parses and calls; what it calls is imported only then, so that ``--help`` is quick."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import click
+
+from ignite_act import __version__
+from ignite_act.config import PER_DATA, StudyConfig, load_study
+from ignite_act.errors import UserError
+
+OUTPUT_DIR = Path("runs")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="ignite-act")
+def main() -> None:
+    """Trains networks with one or more activation functions and shows what happens inside them."""
+
+
+def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Shows a user's error as one line and ends with exit code 2; Ctrl-C ends with 130."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except UserError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            click.echo("interrupted: the same command with --resume goes on after the last finished epoch", err=True)
+            sys.exit(130)
+
+    return wrapped
+
+
+def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """An option for every field of `StudyConfig`."""
+    for name, field in reversed(StudyConfig.model_fields.items()):
+        command = _option(name, field)(command)
+    return command
+
+
+def _option(name: str, field: Any) -> Callable[..., Any]:
+    flag = f"--{name.replace('_', '-')}"
+    help_text = f"{field.description}  [default: {_default(name, field)}]"
+    if field.annotation is bool:
+        return click.option(f"{flag}/--no-{flag[2:]}", name, default=None, help=help_text)
+    kinds = [kind for kind in (field.annotation, *get_args(field.annotation)) if kind in (int, float)]
+    if get_origin(field.annotation) is Literal:
+        return click.option(flag, name, type=click.Choice(get_args(field.annotation)), help=help_text)
+    metavar = {"act": "NAME", "hidden": "N,N,...", "data_root": "DIR"}.get(name)
+    return click.option(
+        flag, name, type=kinds[0] if kinds else str, multiple=name == "act", metavar=metavar, help=help_text
+    )
+
+
+def _default(name: str, field: Any) -> str:
+    """The default in words; where it depends on the data, the one of each data set."""
+    per_data = {data: values[name] for data, values in PER_DATA.items() if name in values}
+    if len(set(per_data.values())) > 1:
+        return ", ".join(f"{value} for {data}" for data, value in per_data.items())
+    if name == "hidden":
+        return "512,256,256,128; 5,5,5,5 for circles; 32,64 for a cnn"
+    default = field.default
+    if isinstance(default, tuple):
+        return ",".join(default)
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return "none" if default is None else str(default)
+
+
+@main.command()
+@study_options
+@click.option("--config", "config_path", type=click.Path(path_type=Path), help="YAML file; options override it.")
+@click.option(
+    "--output-dir", type=click.Path(path_type=Path, file_okay=False), default=OUTPUT_DIR, show_default=True,
+    help="where the run directories go",
+)  # fmt: skip
+@click.option("--resume", is_flag=True, help="go on with interrupted runs; finished ones are kept")
+@click.option("--overwrite", is_flag=True, help="start over where a run exists")
+@click.option("-q", "--quiet", is_flag=True, help="no progress, no tables")
+@one_line_errors
+def run(config_path: Path | None, output_dir: Path, resume: bool, overwrite: bool, quiet: bool, **options: Any) -> None:
+    """Trains one network per activation function, with diagnostics, and compares them.
+
+    Example: ignite-act run --act relu --act leakyrelu:negative_slope=0.1
+    """
+    if resume and overwrite:
+        raise UserError("--resume goes on and --overwrite starts over: choose one")
+    given = {name: value for name, value in options.items() if value is not None and value != ()}
+    study = load_study(config_path, given)
+
+    from rich.console import Console
+
+    from ignite_act import compare, experiment
+    from ignite_act.sinks import tables
+
+    runs = experiment.expand_study(study)
+    for config in runs:  # all of them before the first is started
+        directory = experiment.run_directory(config, output_dir)
+        experiment.check_run_directory(config, directory, resume=resume, overwrite=overwrite)
+    console = Console(quiet=quiet)
+    results = []
+    for number, config in enumerate(runs, start=1):
+        name = experiment.activation_slug(config.act)
+        console.print(f"[{number}/{len(runs)}] {name} on {config.data}, seed {config.seed}", markup=False)
+        results.append(experiment.run(config, output_dir, resume=resume, overwrite=overwrite, quiet=quiet))
+    for result in results:
+        name = result.summary["activation"]
+        if result.summary["gradients"]:
+            console.print(tables.layers_table(f"{name}: gradients, last epoch", compare.layer_rows(result.summary)))
+        if result.summary["activations"]:
+            title = f"{name}: activations of the best weights, all training samples"
+            console.print(tables.sites_table(title, compare.site_rows(result.summary)))
+    console.print(tables.variants_table(compare.variant_rows(results)))
+    for result in results:
+        console.print(f"run directory  {result.directory}", markup=False, soft_wrap=True)
+    console.print(f"look inside    tensorboard --logdir {shlex.quote(str(output_dir))}", markup=False, soft_wrap=True)
+
+
+@main.command()
+@one_line_errors
+def activations() -> None:
+    """Lists the activation functions, where they are flat and where they saturate."""
+    from rich.console import Console
+
+    from ignite_act.activations import ACTIVATIONS
+    from ignite_act.sinks import tables
+
+    rows = [
+        {
+            "name": entry.name,
+            "aliases": entry.aliases,
+            "parameters": entry.parameters,
+            "flat": entry.flat_intervals() if entry.pointwise else None,
+            "saturated": entry.saturated_intervals() if entry.pointwise else None,
+            "description": entry.description,
+        }
+        for entry in ACTIVATIONS.values()
+    ]
+    Console().print(tables.activations_table(rows))
+
+
+if __name__ == "__main__":
+    main()

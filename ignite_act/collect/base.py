@@ -1,0 +1,203 @@
+"""What all collectors share: a window that is started, finished and stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+from typing_extensions import Self
+
+from ignite_act.collect.names import unwrap
+
+STATE_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """What a collector saw and what it could not see: silence is never health.
+
+    Attributes:
+        seen: names of the sites or layers that were measured.
+        unseen: name -> why it was not, in words.
+    """
+
+    seen: tuple[str, ...] = ()
+    unseen: Mapping[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists and dicts, as they go into a report."""
+        return {"seen": list(self.seen), "unseen": dict(self.unseen)}
+
+
+class Every:
+    """True on the first of every ``n`` ticks; calls within one tick get one answer."""
+
+    def __init__(self, n: int) -> None:
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise ValueError(f"every must be a whole number of at least 1, got {n!r}")
+        self.n = n
+        self.reset()
+
+    def reset(self) -> None:
+        """Makes the next tick the first one."""
+        self._count = 0
+        self._tick: object = None
+        self._answer = False
+
+    def __call__(self, tick: object) -> bool:
+        if tick is None or tick != self._tick:
+            self._tick, self._answer = tick, self._count % self.n == 0
+            self._count += 1
+        return self._answer
+
+
+class Collector(ABC):
+    """Watches one model over windows and turns each window into numbers.
+
+    ``start`` begins a window and puts the hooks in place, ``finish`` returns the window's numbers and begins the next
+    one, ``stop`` takes the hooks away. As a context manager it starts and stops. It holds the model weakly and leaves
+    nothing on it: the hooks are torch's global ones, in place only between ``start`` and ``stop``.
+
+    Args:
+        model: the model; wrappers of data parallelism and of ``torch.compile`` are looked through.
+        every: measure one step in so many.
+    """
+
+    def __init__(self, model: nn.Module, *, every: int = 1) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+        self._model = weakref.ref(unwrap(model))
+        self._every = Every(every)
+        self.gate: Callable[[], bool] = _always
+        """Whether what happens now belongs to the window; an engine's handler narrows it to the engine's own steps."""
+        self.clock: Callable[[], int | None] = _no_clock
+        """The current iteration, where there is a notion of it."""
+        self.seconds = 0.0
+        """Wall time spent on measuring since the start of the window."""
+        self.started = False
+        self._unseen: dict[str, str] = {}
+        self._keep_window = False
+
+    @property
+    def model(self) -> nn.Module:
+        """The watched model.
+
+        Raises:
+            ReferenceError: if it has been deleted.
+        """
+        model = self._model()
+        if model is None:
+            raise ReferenceError("the watched model no longer exists")
+        return model
+
+    def start(self) -> None:
+        """Begins a window; a window restored by `load_state_dict` goes on instead."""
+        if not self._keep_window:
+            self._begin()
+        self._keep_window = False
+        if not self.started:
+            self.started = True
+            self._watch()
+
+    def finish(self, *, partial: bool = False) -> dict[str, dict[str, Any]]:
+        """The numbers of the window, by name in the order of first use, and the beginning of the next window.
+
+        Args:
+            partial: whether the window was cut short; it is written into every row.
+        """
+        with self.timed():
+            rows = {name: {**row, "partial": partial} for name, row in self._numbers().items()}
+        self._coverage = Coverage(tuple(rows), self._find_unseen(tuple(rows)))
+        self._begin()
+        return rows
+
+    def stop(self) -> None:
+        """Takes the hooks away; doing it twice is fine."""
+        if self.started:
+            self.started = False
+            self._unwatch()
+
+    _coverage = Coverage()
+
+    @property
+    def coverage(self) -> Coverage:
+        """What the last finished window saw and what not."""
+        return self._coverage
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    @contextlib.contextmanager
+    def timed(self) -> Iterator[None]:
+        """Adds the time of its block to `seconds`."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds += time.perf_counter() - begin
+
+    def state_dict(self) -> dict[str, Any]:
+        """The unfinished window and what the next one needs of the last: tensors and plain types only."""
+        return {"version": STATE_VERSION, **self._state()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restores `state_dict`; the next `start` goes on with the restored window.
+
+        Raises:
+            ValueError: if the state was written by another version of the format.
+        """
+        if state.get("version") != STATE_VERSION:
+            raise ValueError(
+                f"cannot read a collector state of version {state.get('version')!r}, this is version {STATE_VERSION}"
+            )
+        self._begin()
+        self._load_state(state)
+        self._keep_window = True
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Empties the statistics."""
+        self._every.reset()
+        self.seconds = 0.0
+
+    @abstractmethod
+    def _watch(self) -> None:
+        """Puts the hooks in place."""
+
+    @abstractmethod
+    def _unwatch(self) -> None:
+        """Takes the hooks away."""
+
+    @abstractmethod
+    def _numbers(self) -> dict[str, dict[str, Any]]:
+        """Name -> plain numbers of the window."""
+
+    @abstractmethod
+    def _find_unseen(self, seen: tuple[str, ...]) -> dict[str, str]:
+        """Name -> why it was not measured in the window."""
+
+    @abstractmethod
+    def _state(self) -> dict[str, Any]:
+        """The window as tensors and plain types."""
+
+    @abstractmethod
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        """Takes over what `_state` returned."""
+
+
+def _always() -> bool:
+    return True
+
+
+def _no_clock() -> None:
+    return None

@@ -1,0 +1,366 @@
+"""Sees every call of an activation function in the forwards of a model, without touching the model.
+
+Two of torch's own mechanisms do it. Global module hooks say which module is being executed; a `TorchFunctionMode`
+around the outermost forward sees every torch function called from Python, so that ``nn.ReLU()``, ``F.relu(x)`` and
+``x.relu_()`` are one thing. Both are in place only while somebody watches, and the mode only during a forward.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
+
+from ignite_act.activations import Activation, recognised_call, recognised_module
+from ignite_act.collect.layout import ChannelAxes
+from ignite_act.collect.names import module_names
+
+logger = logging.getLogger(__name__)
+
+
+class SiteKey(NamedTuple):
+    """Identity of a site within a process: the k-th call of something in one call of a module."""
+
+    module: int  # id of the enclosing module, or of the activation module itself
+    module_call: int
+    function: str  # "" for an activation module
+    call: int
+
+
+@dataclass(frozen=True)
+class SiteCall:
+    """One call of an activation function.
+
+    Attributes:
+        key: which site it belongs to.
+        activation_fn: what is known of the function; None for a hand-written module that was chosen.
+        parameters: the function's parameters in this call.
+        pre_activation: what entered, None if it has been overwritten since.
+        activation: what left.
+        unit_dim: axis of the units, negative.
+    """
+
+    key: SiteKey
+    activation_fn: Activation | None
+    parameters: Mapping[str, Any]
+    pre_activation: Tensor | None
+    activation: Tensor
+    unit_dim: int
+
+
+class SiteObserver(Protocol):
+    """What a forward tap calls."""
+
+    def wants_forward(self) -> bool:
+        """Whether the forward that begins now is to be measured; asked once per outermost call."""
+
+    def needs_pre_activation(self, activation_fn: Activation) -> bool:
+        """Whether the input of the function must survive an in-place call."""
+
+    def chooses_module(self, module: nn.Module, names: list[str]) -> bool:
+        """Whether a module that is no known activation is to be measured as one site."""
+
+    def observe(self, call: SiteCall) -> None:
+        """Takes one call."""
+
+    def fail(self, key: SiteKey, error: Exception) -> None:
+        """Is told that `observe` raised."""
+
+    def clock(self) -> int | None:
+        """The current iteration, where there is a notion of it."""
+
+
+class _Frame:
+    """A module that is being executed."""
+
+    __slots__ = ("call", "counts", "hidden_from", "info", "module", "pre_activation", "version", "whole_for")
+
+    def __init__(self, module: nn.Module, info: ModuleInfo, call: int) -> None:
+        self.module = module
+        self.info = info
+        self.call = call
+        self.counts: dict[str, int] = {}
+        self.whole_for: tuple[SiteObserver, ...] = ()  # observers that measure this module as one site
+        self.hidden_from: tuple[SiteObserver, ...] = ()  # observers for which what is called inside is no site
+        self.pre_activation: Tensor | None = None
+        self.version = 0
+
+
+class ModuleInfo(NamedTuple):
+    """What is known of a module before it is called."""
+
+    kind: type[nn.Module]
+    names: list[str]
+    activation_fn: Activation | None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is measured from the outside: a registered class that torch does not know."""
+        return self.activation_fn is not None and not self.activation_fn.calls
+
+
+class ForwardTap:
+    """Tells observers of every activation call in the forwards of one model; use `ForwardTap.of`."""
+
+    _taps: ClassVar[weakref.WeakKeyDictionary[nn.Module, ForwardTap]] = weakref.WeakKeyDictionary()
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = weakref.ref(model)
+        self._infos: dict[int, ModuleInfo] = {}
+        self._observers: list[SiteObserver] = []
+        self._live: tuple[SiteObserver, ...] = ()
+        self._depth = 0
+        self._stack: list[_Frame] = []
+        self._calls: dict[int, int] = {}  # module -> calls in this forward
+        self._most_calls: dict[int, int] = {}  # module -> most calls in one forward
+        self._keys: dict[SiteKey, None] = {}  # in the order of first call
+        self._iteration: int | None = None
+        self._mode = _CallMode(self)
+        self._mode_entered = False
+        self._hooks: contextlib.ExitStack | None = None
+        self.axes = ChannelAxes()
+
+    @classmethod
+    def of(cls, model: nn.Module) -> ForwardTap:
+        """The tap of a model: one for all observers, so that watching twice costs once."""
+        tap = cls._taps.get(model)
+        if tap is None:
+            tap = cls._taps[model] = cls(model)
+        return tap
+
+    def add(self, observer: SiteObserver) -> None:
+        """Begins to tell an observer; the first one puts the hooks in place."""
+        self._refresh()
+        if observer not in self._observers:
+            self._observers.append(observer)
+        if self._hooks is None:
+            self._hooks = _global_hooks(weakref.ref(self))
+            weakref.finalize(self, self._hooks.close)
+
+    def remove(self, observer: SiteObserver) -> None:
+        """Stops telling an observer; with the last one the hooks go."""
+        if observer in self._observers:
+            self._observers.remove(observer)
+        if not self._observers and self._hooks is not None:
+            self._hooks.close()
+            self._hooks = None
+            self._end_forward()
+
+    def labels(self) -> dict[SiteKey, str]:
+        """Every site seen so far with its name, in the order of first call (design: "site")."""
+        labels: dict[SiteKey, str] = {}
+        used: dict[str, int] = {}
+        for key in self._keys:
+            info = self._infos.get(key.module)
+            if info is None:
+                continue  # the module has left the model
+            names, most = info.names, self._most_calls[key.module]
+            name = names[key.module_call] if most == len(names) else names[0]
+            label = ".".join(part for part in (name, key.function) if part) or type(self._model()).__name__
+            used[label] = used.get(label, 0) + 1
+            labels[key] = label if used[label] == 1 else f"{label}#{used[label]}"
+        return labels
+
+    @property
+    def modules(self) -> Mapping[int, ModuleInfo]:
+        """What is known of every module of the model, by its id."""
+        return self._infos
+
+    def _refresh(self) -> None:
+        model = self._model()
+        if model is None:
+            return
+        self._end_forward()  # a forward that was broken off (Ctrl-C) may have left it open
+        self._infos = {
+            id(module): ModuleInfo(type(module), names, recognised_module(module))
+            for module, names in module_names(model).items()
+        }
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """A module's forward begins."""
+        info = self._infos.get(id(module))
+        if info is None or torch.compiler.is_compiling():
+            return
+        self._depth += 1
+        if self._depth == 1:
+            self._begin_forward(module)
+        if not self._live:
+            return
+        number = self._calls.get(id(module), 0)
+        self._calls[id(module)] = number + 1
+        if number >= self._most_calls.get(id(module), 0):
+            self._most_calls[id(module)] = number + 1
+        frame = _Frame(module, info, number)
+        if self._stack:
+            frame.hidden_from = self._stack[-1].hidden_from
+        self._choose_whole(frame, args)
+        self._stack.append(frame)
+
+    def leave(self, module: nn.Module, output: Any) -> None:
+        """A module's forward ends, by a return or by an exception."""
+        if id(module) not in self._infos or torch.compiler.is_compiling() or self._depth == 0:
+            return
+        self._depth -= 1
+        if self._live:
+            while self._stack:  # frames above are left over from exceptions that no hook was told of
+                frame = self._stack.pop()
+                if frame.module is module:
+                    if frame.whole_for:
+                        self._emit_whole(frame, output)
+                    break
+        if self._depth == 0:
+            self._end_forward()
+
+    def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Executes one torch function on behalf of the model."""
+        known = recognised_call(function)
+        if known is None or not self._stack:
+            result = function(*args, **kwargs)
+            if self._stack:
+                self.axes.follow(function, args, kwargs, result)
+            return result
+        activation_fn, positional = known
+        frame = self._stack[-1]
+        observers = self._live
+        if frame.hidden_from:
+            observers = tuple(observer for observer in observers if observer not in frame.hidden_from)
+        before = args[0] if args else kwargs.get("input")
+        unit_dim = self.axes.of(before) if isinstance(before, Tensor) else -1
+        parameters = {**dict(zip(positional, args[1:], strict=False)), **kwargs}
+        name = getattr(function, "__name__", activation_fn.name)
+        in_place = bool(parameters.get("inplace")) or name.endswith("_")
+        pre_activation: Any = before
+        if in_place and isinstance(before, Tensor):
+            wanted = any(observer.needs_pre_activation(activation_fn) for observer in observers)
+            pre_activation = before.detach().clone() if wanted else None
+        result = function(*args, **kwargs)
+        self.axes.follow(function, args, kwargs, result)
+        if not isinstance(result, Tensor):
+            return result
+        label = "" if frame.info.activation_fn is not None else name.strip("_")
+        key = self._key(frame, label)
+        self._tell(observers, SiteCall(key, activation_fn, parameters, pre_activation, result, unit_dim))
+        return result
+
+    def _begin_forward(self, module: nn.Module) -> None:
+        self._live = tuple(observer for observer in self._observers if observer.wants_forward())
+        if not self._live:
+            return
+        self._stack.clear()
+        self.axes.clear()
+        iteration = self._live[0].clock()
+        if module is self._model() or iteration is None or iteration != self._iteration:
+            self._calls.clear()
+        self._iteration = iteration
+        if not self._mode_entered:
+            self._mode_entered = True
+            self._mode.__enter__()
+
+    def _end_forward(self) -> None:
+        if self._mode_entered:
+            self._mode_entered = False
+            self._mode.__exit__(None, None, None)
+        self._depth = 0
+        self._live = ()
+        self._stack.clear()
+        self.axes.clear()
+
+    def _choose_whole(self, frame: _Frame, args: tuple[Any, ...]) -> None:
+        whole = frame.info.whole
+        visible = [observer for observer in self._live if observer not in frame.hidden_from]
+        chosen = tuple(
+            observer for observer in visible if whole or observer.chooses_module(frame.module, frame.info.names)
+        )
+        if not chosen:
+            return
+        frame.whole_for = chosen
+        frame.hidden_from = (*frame.hidden_from, *chosen)
+        if args and isinstance(args[0], Tensor):
+            frame.pre_activation = args[0]
+            frame.version = -1 if args[0].is_inference() else args[0]._version
+
+    def _emit_whole(self, frame: _Frame, output: Any) -> None:
+        result = _first_tensor(output)
+        if result is None:
+            return
+        before = frame.pre_activation
+        if before is not None and frame.version != (-1 if before.is_inference() else before._version):
+            before = None
+        unit_dim = self.axes.of(result)
+        if unit_dim == -1 and before is not None and before.ndim == result.ndim:
+            unit_dim = self.axes.of(before)
+        call = SiteCall(self._key(frame, ""), frame.info.activation_fn, vars(frame.module), before, result, unit_dim)
+        self._tell(frame.whole_for, call)
+
+    def _key(self, frame: _Frame, label: str) -> SiteKey:
+        number = frame.counts.get(label, 0)
+        frame.counts[label] = number + 1
+        key = SiteKey(id(frame.module), frame.call, label, number)
+        self._keys.setdefault(key)
+        return key
+
+    @staticmethod
+    def _tell(observers: tuple[SiteObserver, ...], call: SiteCall) -> None:
+        for observer in observers:
+            try:
+                observer.observe(call)
+            except Exception as error:  # training never dies of its diagnostics
+                observer.fail(call.key, error)
+
+
+class _CallMode(TorchFunctionMode):
+    def __init__(self, tap: ForwardTap) -> None:
+        super().__init__()
+        self._tap = weakref.ref(tap)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        tap = self._tap()
+        if tap is None:
+            return func(*args, **(kwargs or {}))
+        return tap.call(func, args, kwargs or {})
+
+
+def _global_hooks(tap: weakref.ref[ForwardTap]) -> contextlib.ExitStack:
+    def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
+        own = tap()
+        if own is not None:
+            own.enter(module, args)
+
+    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        own = tap()
+        if own is not None:
+            own.leave(module, output)
+
+    hooks = contextlib.ExitStack()
+    hooks.callback(register_module_forward_pre_hook(enter).remove)
+    hooks.callback(register_module_forward_hook(leave, always_call=True).remove)
+    return hooks
+
+
+def plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that are plain values; learned ones (PReLU's weight) are tensors."""
+    return {name: value for name, value in parameters.items() if isinstance(value, (bool, int, float, str))}
+
+
+def _first_tensor(output: Any) -> Tensor | None:
+    """The output, or the first tensor of a tuple, list or dict of outputs."""
+    return next(_walk(output), None)
+
+
+def _walk(output: Any) -> Iterator[Tensor]:
+    if isinstance(output, Tensor):
+        yield output
+    elif isinstance(output, dict):
+        yield from (tensor for item in output.values() for tensor in _walk(item))
+    elif isinstance(output, (tuple, list)):
+        yield from (tensor for item in output for tensor in _walk(item))

@@ -1,0 +1,214 @@
+"""The mean absolute gradient of every layer, as the optimizer consumes it."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ignite_act.collect.base import Collector, Every
+from ignite_act.collect.names import Pattern, Patterns, as_patterns, clean, matches
+from ignite_act.collect.optimizers import StepTap
+from ignite_act.stats import ABSENT, Magnitude, magnitude
+
+
+@dataclass(frozen=True)
+class _Layer:
+    name: str
+    index: int
+
+
+class GradientCollector(Collector):
+    """Mean and largest absolute gradient of every layer's weight over the optimizer steps of the window.
+
+    The gradients are read when an optimizer is about to use them: after accumulation, unscaling, all-reduce and
+    clipping; each step weighs the same. A layer is named after the module that owns the weight; parameters that are
+    not called ``weight`` keep their full name. Tensors of one dimension are left out unless ``layers`` asks for them.
+
+    Args:
+        model: the model.
+        optimizer: follow the steps of this optimizer, or of these, only; by default of every optimizer that owns
+            parameters of the model.
+        layers: qualified names of layers or parameters, globs or module types.
+        every: read the gradients of one step in so many.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | Iterable[Optimizer] | None = None,
+        *,
+        layers: Patterns = None,
+        every: int = 1,
+    ) -> None:
+        super().__init__(model, every=every)
+        self._patterns = as_patterns(layers, "layers")
+        several = (optimizer,) if isinstance(optimizer, Optimizer) else tuple(optimizer or ())
+        for item in several:
+            if not isinstance(item, Optimizer):
+                raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(item).__name__}")
+        self._optimizers = [weakref.ref(item) for item in several] if optimizer is not None else None
+        self._tap = StepTap(self)
+        self._layers: dict[int, _Layer] = {}  # id of the parameter -> layer
+        self._statistic: Magnitude | None = None
+        self._steps = 0
+        self._skipped: dict[Optimizer, int | Tensor] = {}
+        self._sampling: dict[Optimizer, Every] = {}
+        self._restored: Mapping[str, Any] | None = None
+        self._begin()
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Reads the gradients that the optimizer is about to use."""
+        if self._ignores(optimizer):
+            return
+        with self.timed(), torch.no_grad():
+            self._steps += 1
+            found_inf: Tensor | None = getattr(optimizer, "found_inf", None)
+            if found_inf is not None:  # a fused optimizer below a loss scaler decides by itself, on the device
+                self._skipped[optimizer] = self._skipped.get(optimizer, 0) + (found_inf > 0).long()
+            gradients = self._gradients(optimizer)
+            if self._sampled(optimizer) and any(gradient is not None for gradient in gradients):
+                means, maxima = magnitude(gradients)
+                scale: Tensor | None = getattr(optimizer, "grad_scale", None)
+                if scale is not None:
+                    means = torch.where(means == ABSENT, ABSENT, means / scale)
+                    maxima = maxima / scale
+                if found_inf is not None:
+                    means = torch.where(found_inf > 0, ABSENT, means)
+                if self._statistic is None:
+                    self._statistic = Magnitude(len(self._layers), means.device)
+                self._statistic.update(means, maxima, self.clock() or self._steps)
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """Nothing is read after a step."""
+
+    def skipped_step(self, optimizer: Optimizer) -> None:
+        """Counts a step that the loss scaler left out."""
+        if not self._ignores(optimizer):
+            self._skipped[optimizer] = self._skipped.get(optimizer, 0) + 1
+
+    def _ignores(self, optimizer: Optimizer) -> bool:
+        if self._optimizers is not None:
+            return all(known() is not optimizer for known in self._optimizers)
+        return all(id(parameter) not in self._layers for parameter in _parameters(optimizer))
+
+    def _gradients(self, optimizer: Optimizer) -> list[Tensor | None]:
+        gradients: list[Tensor | None] = [None] * len(self._layers)
+        for parameter in _parameters(optimizer):
+            layer = self._layers.get(id(parameter))
+            if layer is not None and parameter.grad is not None:
+                gradients[layer.index] = parameter.grad.detach()
+        return gradients
+
+    def _sampled(self, optimizer: Optimizer) -> bool:
+        if optimizer not in self._sampling:
+            self._sampling[optimizer] = Every(self._every.n)
+        return self._sampling[optimizer](None)
+
+    def _begin(self) -> None:
+        super()._begin()
+        model = self.model
+        owners = {id(parameter): module for module in model.modules() for parameter in module.parameters(recurse=False)}
+        self._layers = {}
+        for full_name, parameter in model.named_parameters():
+            name = clean(full_name)
+            layer = name.removesuffix(".weight")
+            if self._selects(layer, name, parameter, type(owners[id(parameter)])):
+                self._layers[id(parameter)] = _Layer(layer, len(self._layers))
+        self._statistic = None
+        self._steps = 0
+        self._skipped = {}
+        self._sampling = {}
+        self._restored = None
+
+    def _selects(self, layer: str, name: str, parameter: nn.Parameter, owner: type[nn.Module]) -> bool:
+        if self._patterns is None:
+            return parameter.ndim > 1
+        fitting = [p for p in self._patterns if any(matches(p, label, owner) for label in (layer, name))]
+        if parameter.ndim > 1:
+            return bool(fitting)
+        return any(_asks_for_vectors(pattern, owner) for pattern in fitting)
+
+    def _watch(self) -> None:
+        self._tap.open()
+
+    def _unwatch(self) -> None:
+        self._tap.close()
+
+    def _numbers(self) -> dict[str, dict[str, Any]]:
+        state = self._state()
+        statistic = self._window()
+        rows = statistic.compute() if statistic is not None else []
+        return {
+            name: {**row, "skipped_steps": skipped}
+            for name, row, skipped in zip(state["layers"], rows, state["skipped"], strict=False)
+            if row["steps"] or skipped
+        }
+
+    def _window(self) -> Magnitude | None:
+        """The window's statistic, a restored window merged in."""
+        statistic = self._statistic
+        if statistic is None and (self._restored is not None or self._skipped):
+            statistic = Magnitude(len(self._layers))
+        if statistic is not None and self._restored is not None and self._restored["magnitude"]:
+            restored = Magnitude(len(self._layers))
+            restored.load_state_dict(self._restored["magnitude"])
+            restored.merge(statistic)
+            return restored
+        return statistic
+
+    def _skipped_steps(self) -> list[int]:
+        """How many steps were skipped, for each layer."""
+        skipped = list(self._restored["skipped"]) if self._restored is not None else [0] * len(self._layers)
+        for optimizer, count in self._skipped.items():
+            for parameter in _parameters(optimizer):
+                layer = self._layers.get(id(parameter))
+                if layer is not None:
+                    skipped[layer.index] += int(count)
+        return skipped
+
+    def _find_unseen(self, seen: tuple[str, ...]) -> dict[str, str]:
+        if not self._steps and not self._skipped:
+            reason = "no torch.optim.Optimizer that owns it made a step in this window"
+            return {layer.name: reason for layer in self._layers.values()}
+        unseen = {}
+        for parameter in self.model.parameters():
+            layer = self._layers.get(id(parameter))
+            if layer is not None and layer.name not in seen:
+                frozen = not parameter.requires_grad
+                unseen[layer.name] = (
+                    "it is frozen (requires_grad is False)"
+                    if frozen
+                    else ("it had no gradient when an optimizer that owns it made a step, or no such optimizer did")
+                )
+        return unseen
+
+    def _state(self) -> dict[str, Any]:
+        window = self._window()
+        return {
+            "layers": [layer.name for layer in self._layers.values()],
+            "skipped": self._skipped_steps(),
+            "magnitude": window.state_dict() if window is not None else {},
+        }
+
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        layers = [layer.name for layer in self._layers.values()]
+        if list(state["layers"]) != layers:
+            raise ValueError(f"the state is of a model with the layers {list(state['layers'])}, this one has {layers}")
+        self._restored = state
+
+
+def _parameters(optimizer: Optimizer) -> Iterator[nn.Parameter]:
+    return (parameter for group in optimizer.param_groups for parameter in group["params"])
+
+
+def _asks_for_vectors(pattern: Pattern, owner: type[nn.Module]) -> bool:
+    """Whether a pattern that fits a bias or a norm's weight means it: not by a mere ``layers.*``."""
+    if not isinstance(pattern, str):
+        return not issubclass(owner, (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding))
+    return pattern.split(".")[-1] != "*"

@@ -1,0 +1,93 @@
+"""Which axis of a tensor holds the units: a channel on axis 1 behind a convolution, else the last axis."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def _named(*names: str) -> frozenset[Callable[..., Any]]:
+    places = (F, torch, torch.Tensor)
+    return frozenset(getattr(place, name) for name in names for place in places if hasattr(place, name))
+
+
+_CONVOLUTIONS = _named(
+    "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"
+)  # fmt: skip
+_CHANNEL_NORMS = _named("batch_norm", "instance_norm", "group_norm")
+_RESHAPES = _named("view", "reshape", "flatten", "unflatten", "view_as", "reshape_as", "squeeze", "unsqueeze")
+_MIXERS = _named(
+    "permute", "transpose", "transpose_", "movedim", "moveaxis", "swapaxes", "swapdims", "t", "linear", "matmul",
+    "__matmul__", "__rmatmul__", "mm", "bmm", "einsum", "tensordot", "scaled_dot_product_attention",
+)  # fmt: skip
+
+
+class ChannelAxes:
+    """Remembers, during one forward, which tensors have their channels on another axis than the last.
+
+    A convolution gives its output a channel axis, so does a norm over channels of three or more dimensions; everything
+    that keeps the shape (pooling, dropout, residual sums, concatenation) hands it on; what reorders the axes, and
+    matrix products, drop it. Tensors are held weakly.
+    """
+
+    def __init__(self) -> None:
+        self._axes: dict[int, tuple[weakref.ref[Tensor], int]] = {}  # axes count from the end
+
+    def clear(self) -> None:
+        """Forgets every tensor."""
+        self._axes.clear()
+
+    def of(self, tensor: Tensor) -> int:
+        """The axis of the units, negative; -1 unless the tensor comes from a convolution."""
+        entry = self._axes.get(id(tensor))
+        return entry[1] if entry is not None and entry[0]() is tensor else -1
+
+    def follow(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """Takes note of one call."""
+        if function in _CONVOLUTIONS:
+            weight = args[1] if len(args) > 1 else kwargs.get("weight")
+            if isinstance(weight, Tensor):
+                self._mark(result, 1 - weight.ndim)
+        elif function in _CHANNEL_NORMS:
+            if isinstance(result, Tensor) and result.ndim >= 3:
+                self._mark(result, 1 - result.ndim)
+        elif self._axes and function not in _MIXERS:
+            self._inherit(function, args, result)
+
+    def _inherit(self, function: Callable[..., Any], args: tuple[Any, ...], result: Any) -> None:
+        results = result if isinstance(result, (tuple, list)) else (result,)
+        if not any(isinstance(tensor, Tensor) for tensor in results):
+            return
+        for source in _tensors(args):
+            axis = self.of(source)
+            if axis == -1:
+                continue
+            if function in _RESHAPES:
+                lead = source.ndim + axis + 1
+                if not isinstance(result, Tensor) or result.shape[:lead] != source.shape[:lead]:
+                    return
+                axis = lead - 1 - result.ndim
+            for tensor in results:
+                if isinstance(tensor, Tensor) and (function in _RESHAPES or tensor.ndim == source.ndim):
+                    self._mark(tensor, axis)
+            return
+
+    def _mark(self, tensor: Any, axis: int) -> None:
+        if isinstance(tensor, Tensor) and axis != -1:
+            self._axes[id(tensor)] = (weakref.ref(tensor), axis)
+
+
+def _tensors(args: tuple[Any, ...]) -> list[Tensor]:
+    """The tensors among the arguments, one level of lists included (``torch.cat``)."""
+    found: list[Tensor] = []
+    for argument in args:
+        if isinstance(argument, Tensor):
+            found.append(argument)
+        elif isinstance(argument, (tuple, list)):
+            found.extend(item for item in argument if isinstance(item, Tensor))
+    return found

@@ -1,0 +1,140 @@
+"""Tells when an optimizer is about to consume gradients, and when a loss scaler made it skip them."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import weakref
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+
+class StepObserver(Protocol):
+    """What a step tap calls."""
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """The gradients are final: accumulated, reduced, clipped."""
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """The optimizer has used them."""
+
+    def skipped_step(self, optimizer: Optimizer) -> None:
+        """A loss scaler found non-finite gradients and left the step out."""
+
+
+class StepTap:
+    """Tells one observer of every step of every optimizer, through torch's global optimizer hooks.
+
+    Optimizers need not be known in advance. With a closure the gradients are final only after its first evaluation,
+    so that is when the observer is told. The observer is held weakly.
+
+    A loss scaler that skips a step does not call the optimizer at all, and torch has no hook for it: while a tap is
+    open, ``torch.amp.GradScaler.step`` is wrapped by a function that notices.
+    """
+
+    def __init__(self, observer: StepObserver) -> None:
+        self._observer = weakref.ref(observer)
+        self._hooks: contextlib.ExitStack | None = None
+
+    def open(self) -> None:
+        """Puts the hooks in place."""
+        if self._hooks is None:
+            self._hooks = _hooks(self._observer)
+            weakref.finalize(self, self._hooks.close)
+
+    def close(self) -> None:
+        """Takes the hooks away; doing it twice is fine."""
+        if self._hooks is not None:
+            self._hooks.close()
+            self._hooks = None
+
+
+def _hooks(observer: weakref.ref[StepObserver]) -> contextlib.ExitStack:
+    def before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        own = observer()
+        if own is None:
+            return None
+        closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
+        if closure is None:
+            own.before_step(optimizer)
+            return None
+        wrapped = _telling(closure, own, optimizer)
+        if "closure" in kwargs:
+            return args, {**kwargs, "closure": wrapped}
+        return (args[0], wrapped, *args[2:]), kwargs
+
+    def after(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        own = observer()
+        if own is not None:
+            own.after_step(optimizer)
+
+    def skipped(optimizer: Optimizer) -> None:
+        own = observer()
+        if own is not None:
+            own.skipped_step(optimizer)
+
+    hooks = contextlib.ExitStack()
+    hooks.callback(register_optimizer_step_pre_hook(before).remove)
+    hooks.callback(register_optimizer_step_post_hook(after).remove)
+    _skip_listeners.append(skipped)
+    _watch_scalers()
+    hooks.callback(_forget_listener, skipped)
+    return hooks
+
+
+def _telling(closure: Callable[[], Any], observer: StepObserver, optimizer: Optimizer) -> Callable[[], Any]:
+    """The closure, which tells the observer after its first evaluation."""
+    told = False
+
+    @functools.wraps(closure)
+    def evaluate() -> Any:
+        nonlocal told
+        loss = closure()
+        if not told:
+            told = True
+            observer.before_step(optimizer)
+        return loss
+
+    return evaluate
+
+
+_skip_listeners: list[Callable[[Optimizer], None]] = []
+_original_step: Callable[..., Any] | None = None
+
+
+def _watch_scalers() -> None:
+    global _original_step
+    if _original_step is not None:
+        return
+    _original_step = original = torch.amp.GradScaler.step
+
+    @functools.wraps(original)
+    def step(scaler: torch.amp.GradScaler, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        reached = False
+
+        def note(*_: Any) -> None:
+            nonlocal reached
+            reached = True
+
+        handle = optimizer.register_step_pre_hook(note)
+        try:
+            return original(scaler, optimizer, *args, **kwargs)
+        finally:
+            handle.remove()
+            if not reached:
+                for listener in _skip_listeners:
+                    listener(optimizer)
+
+    torch.amp.GradScaler.step = step  # type: ignore[method-assign, assignment]
+
+
+def _forget_listener(listener: Callable[[Optimizer], None]) -> None:
+    global _original_step
+    _skip_listeners.remove(listener)
+    if not _skip_listeners and _original_step is not None:
+        torch.amp.GradScaler.step = _original_step  # type: ignore[method-assign]
+        _original_step = None

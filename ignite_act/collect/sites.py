@@ -1,0 +1,221 @@
+"""What collectors of activation sites share: selection, sampling, one statistic a site."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import nn
+
+from ignite_act.activations import Activation, recognised_module
+from ignite_act.collect.base import Collector
+from ignite_act.collect.forward import ForwardTap, SiteCall, SiteKey
+from ignite_act.collect.names import Patterns, as_patterns, is_glob, matches
+from ignite_act.stats.base import Statistic
+
+logger = logging.getLogger(__name__)
+
+S = TypeVar("S", bound=Statistic)
+
+_FUSED = (nn.RNNBase, nn.RNNCellBase)
+
+
+class SiteCollector(Collector, Generic[S]):
+    """One statistic for each activation site of a model (design: "site").
+
+    A diagnostic of activations is a subclass with four short methods: make a statistic, update it with a call, turn
+    it into numbers, restore it.
+
+    Args:
+        model: the model.
+        sites: qualified names, globs or module types; by default everything recognised. A chosen module that is no
+            known activation is measured as one site, whatever it calls inside; a glob chooses only those that have
+            no submodules and do not come from ``torch.nn``.
+        every: measure the forwards of one iteration in so many.
+        unit_dim: axis of the units where the rule (last axis; axis 1 behind a convolution) is not wanted: one axis
+            for all sites, or a mapping from name or glob to axis.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        sites: Patterns = None,
+        every: int = 1,
+        unit_dim: int | Mapping[str, int] | None = None,
+    ) -> None:
+        super().__init__(model, every=every)
+        self._patterns = as_patterns(sites, "sites")
+        self._unit_dim = unit_dim
+        self._statistics: dict[SiteKey, S] = {}
+        self._restored: dict[str, S] = {}
+        self._failed: dict[SiteKey, str] = {}
+        self._learning = False
+        self._tap = ForwardTap.of(self.model)
+
+    # What a diagnostic defines.
+
+    @abstractmethod
+    def _make(self, call: SiteCall) -> S:
+        """An empty statistic for a site that is seen for the first time in the window."""
+
+    @abstractmethod
+    def _update(self, statistic: S, call: SiteCall) -> None:
+        """Takes in one call; synchronises nothing with the host."""
+
+    @abstractmethod
+    def _row(self, name: str, statistic: S) -> dict[str, Any]:
+        """The site's numbers."""
+
+    @abstractmethod
+    def _restore(self, state: Mapping[str, Any]) -> S:
+        """A statistic from its ``state_dict``."""
+
+    # What the tap calls.
+
+    def wants_forward(self) -> bool:
+        """Whether the forward that begins now belongs to the window and is one of the sampled ones.
+
+        A window in which the model learns (training mode or gradients enabled) is not mixed with evaluations: what
+        an evaluation left in it before the first such forward is dropped, later ones are left out.
+        """
+        model = self._model()
+        if model is None or not self.gate():
+            return False
+        learning = model.training or torch.is_grad_enabled()
+        if self._learning and not learning:
+            return False
+        if learning and not self._learning:
+            self._learning = True
+            self._statistics.clear()
+            self._every.reset()
+        return self._every(self.clock())
+
+    def needs_pre_activation(self, activation_fn: Activation) -> bool:
+        """Whether the input of the function must survive an in-place call."""
+        return not activation_fn.flat_on_output
+
+    def chooses_module(self, module: nn.Module, names: list[str]) -> bool:
+        """Whether a module that is no known activation is to be measured as one site."""
+        if self._patterns is None or recognised_module(module) is not None:
+            return False
+        kind = type(module)
+        own = not kind.__module__.startswith("torch.nn") and next(module.children(), None) is None
+        return any(
+            matches(pattern, name, kind) for pattern in self._patterns for name in names if own or not is_glob(pattern)
+        )
+
+    def observe(self, call: SiteCall) -> None:
+        """Takes one call into the site's statistic."""
+        if call.activation.numel() == 0 or call.key in self._failed or not self._selects_early(call.key):
+            return
+        if not call.activation.is_floating_point():
+            self._failed[call.key] = f"its output is {call.activation.dtype}, not real floating-point numbers"
+            return
+        with self.timed():
+            statistic = self._statistics.get(call.key)
+            if statistic is None:
+                statistic = self._statistics[call.key] = self._make(call)
+            self._update(statistic, call)
+
+    def fail(self, key: SiteKey, error: Exception) -> None:
+        """Gives a site up for this window: said once in the log and in the coverage."""
+        self._failed[key] = f"measuring it failed: {type(error).__name__}: {error}"
+        self._statistics.pop(key, None)
+        logger.warning("%s gives up a site: %s", type(self).__name__, self._failed[key])
+
+    def unit_dim(self, call: SiteCall) -> int:
+        """The axis of the units in a call, as chosen or by the rule, counted from the end."""
+        if self._unit_dim is None:
+            return call.unit_dim
+        ndim = call.activation.ndim
+        if isinstance(self._unit_dim, int):
+            axis = self._unit_dim
+        else:
+            names = self._candidate_names(call.key)
+            fitting = (
+                axis for pattern, axis in self._unit_dim.items() if any(matches(pattern, name, None) for name in names)
+            )
+            axis = next(fitting, call.unit_dim)
+        if not -ndim <= axis < ndim:
+            raise ValueError(f"unit_dim {axis} does not exist in an activation of shape {tuple(call.activation.shape)}")
+        return axis if axis < 0 else axis - ndim
+
+    # The window.
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._statistics = {}
+        self._restored = {}
+        self._failed = {}
+        self._learning = False
+
+    def _watch(self) -> None:
+        self._tap.add(self)
+
+    def _unwatch(self) -> None:
+        self._tap.remove(self)
+
+    def _window(self) -> dict[str, S]:
+        """The window's statistics by name, those of a restored window merged in."""
+        window: dict[str, S] = dict(self._restored)
+        for key, label in self._tap.labels().items():
+            statistic = self._statistics.get(key)
+            if statistic is None or not self._selects(label, key):
+                continue
+            if label in window:
+                statistic.merge(window[label])
+            window[label] = statistic
+        return window
+
+    def _numbers(self) -> dict[str, dict[str, Any]]:
+        return {name: self._row(name, statistic) for name, statistic in self._window().items()}
+
+    def _find_unseen(self, seen: tuple[str, ...]) -> dict[str, str]:
+        labels = self._tap.labels()
+        unseen = {labels[key]: reason for key, reason in self._failed.items() if key in labels}
+        called = {key.module for key, label in labels.items() if label in seen or label in unseen}
+        for module, info in self._tap.modules.items():
+            if issubclass(info.kind, _FUSED):
+                reason = "its activations are computed inside a fused kernel"
+            elif info.activation_fn is not None and info.activation_fn.pointwise and module not in called:
+                reason = "it was not called in this window, or only inside compiled code"
+            else:
+                continue
+            if self._patterns is None or any(matches(p, n, info.kind) for p in self._patterns for n in info.names):
+                unseen[info.names[0] or info.kind.__name__] = reason
+        return unseen
+
+    def _selects_early(self, key: SiteKey) -> bool:
+        """Whether a site may be selected, as far as can be said before the forward is over."""
+        return self._patterns is None or any(
+            matches(pattern.split("#")[0] if isinstance(pattern, str) else pattern, name, self._kind(key))
+            for pattern in self._patterns
+            for name in self._candidate_names(key)
+        )
+
+    def _selects(self, label: str, key: SiteKey) -> bool:
+        """Whether a pattern fits the site's final name, or its name without the number of the call, or its type."""
+        return self._patterns is None or any(
+            matches(pattern, label, self._kind(key)) or matches(pattern, label.split("#")[0], None)
+            for pattern in self._patterns
+        )
+
+    def _kind(self, key: SiteKey) -> type | None:
+        info = self._tap.modules.get(key.module)
+        return info.kind if info else None
+
+    def _candidate_names(self, key: SiteKey) -> list[str]:
+        """The names that a site may have: its module's, or the function's below it."""
+        info = self._tap.modules.get(key.module)
+        return [".".join(part for part in (name, key.function) if part) for name in info.names] if info else []
+
+    def _state(self) -> dict[str, Any]:
+        return {"sites": {name: statistic.state_dict() for name, statistic in self._window().items()}}
+
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        self._restored = {name: self._restore(item) for name, item in state["sites"].items()}
+        self._learning = bool(self._restored)

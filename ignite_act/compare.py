@@ -1,0 +1,48 @@
+"""Runs -> a table: one row a variant."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ignite_act.experiment import RunResult
+
+
+def variant_rows(results: Iterable[RunResult]) -> list[dict[str, Any]]:
+    """One row a run: plain numbers, best test accuracy first."""
+    rows = [_row(result) for result in results]
+    return sorted(rows, key=lambda row: -row["test_accuracy"] if row["test_accuracy"] is not None else math.inf)
+
+
+def layer_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row a layer: its gradient in the last epoch."""
+    return [{"layer": name, **row} for name, row in summary["gradients"].items()]
+
+
+def site_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row a site: activations and dead neurons of the best weights over all training samples."""
+    dead = summary["dead_neurons"]
+    return [{"site": name, **row, **dead.get(name, {})} for name, row in summary["activations"].items()]
+
+
+def _row(result: RunResult) -> dict[str, Any]:
+    summary = result.summary
+    gradients = [row["mean_abs"] for row in summary["gradients"].values()]
+    dead = summary["dead_neurons"].values()
+    return {
+        "activation": summary["activation"],
+        "seed": summary["seed"],
+        "test_accuracy": summary["test"]["accuracy"],
+        "test_loss": summary["test"]["loss"],
+        "validation_accuracy": summary["validation"]["accuracy"],
+        "epochs": summary["epochs"],
+        "best_epoch": summary["best_epoch"],
+        "gradient_ratio": gradients[0] / gradients[-1] if len(gradients) > 1 and gradients[-1] else None,
+        "dead": sum(row["dead"] for row in dead),
+        "units": sum(row["units"] for row in dead),
+        "seconds": summary["seconds"],
+        "cost": summary["cost"],
+        "stop_reason": summary["stop_reason"],
+        "directory": result.directory,
+    }

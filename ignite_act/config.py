@@ -1,0 +1,144 @@
+"""One typed configuration: a YAML file, with command-line options over it, validated in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from ignite_act.errors import UserError
+
+DataName = Literal["digits", "circles", "fashionmnist"]
+Style = Literal["module", "shared", "functional"]
+
+PER_DATA: dict[str, dict[str, Any]] = {
+    "digits": {"optimizer": "sgd", "lr": 0.01, "batch_size": 32, "max_epochs": 50, "patience": 7},
+    "circles": {"optimizer": "adam", "lr": 1e-4, "batch_size": 32, "max_epochs": 300, "patience": 0},
+    "fashionmnist": {"optimizer": "sgd", "lr": 0.01, "batch_size": 256, "max_epochs": 50, "patience": 7},
+}
+"""Defaults that depend on the data; those of circles and fashionmnist are the reference studies'."""
+
+_HIDDEN = {"mlp": (512, 256, 256, 128), "cnn": (32, 64)}
+
+
+def _split_numbers(value: Any) -> Any:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+class Settings(BaseModel):
+    """What every run of a study shares."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+    data: DataName = Field("digits", description="data set; digits and circles are embedded")
+    data_root: Path | None = Field(None, description="where fashionmnist lies or is downloaded to")
+    model: Literal["mlp", "cnn"] = Field("mlp", description="multilayer perceptron, or a small CNN with batch norm")
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], BeforeValidator(_split_numbers)] = Field(
+        min_length=1, description="widths of the hidden layers (cnn: channels), separated by commas"
+    )
+    style: Style = Field(
+        "module", description="one activation module per place, one shared module in every place, or functional calls"
+    )
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = Field(description="optimizer")
+    lr: float = Field(gt=0, allow_inf_nan=False, description="learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd and rmsprop")
+    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False, description="weight decay")
+    batch_size: int = Field(ge=1, description="samples in a batch")
+    max_epochs: int = Field(ge=1, description="train for at most so many epochs")
+    patience: int = Field(ge=0, description="stop after so many epochs without a better validation accuracy; 0: never")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
+    amp: bool = Field(False, description="mixed precision (float16 on GPUs, bfloat16 on CPUs)")
+    accumulate: int = Field(1, ge=1, description="batches whose gradients make one optimizer step")
+    clip_norm: float | None = Field(None, gt=0, allow_inf_nan=False, description="clip the gradients' norm to this")
+    diagnostics: bool = Field(True, description="measure what happens inside the network")
+    every: int | None = Field(
+        None, ge=1, description="measure in one step of so many; without it gradients in all, activations in one of 10"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, given: Any) -> Any:
+        """Defaults that depend on the data or the model."""
+        if not isinstance(given, Mapping):
+            return given
+        filled = {**PER_DATA.get(str(given.get("data", "digits")), {}), **given}
+        model = str(filled.get("model", "mlp"))
+        hidden = (5, 5, 5, 5) if filled.get("data") == "circles" else _HIDDEN.get(model, ())
+        return {"hidden": hidden, **filled}
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Settings:
+        if self.data == "circles" and self.model == "cnn":
+            raise ValueError("the circles are points in a plane, a cnn needs images: choose another data set or mlp")
+        return self
+
+
+class RunConfig(Settings):
+    """One run: one activation function, one seed."""
+
+    act: str = Field("relu", description="activation function")
+    seed: int = Field(42, ge=0, le=2**31 - 1, description="seed of the weights and of the order of the batches")
+
+
+class StudyConfig(Settings):
+    """A set of variants, as a file or a command line asks for it."""
+
+    act: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(
+        ("relu",), min_length=1, description="activation function, repeatable; name:parameter=value, or all"
+    )
+    seed: int = Field(42, ge=0, le=2**31 - 1, description="seed of the weights and of the order of the batches")
+
+    def runs(self, activations: tuple[str, ...]) -> list[RunConfig]:
+        """One run for each of the given activation functions."""
+        shared = self.model_dump(exclude={"act"})
+        return [RunConfig(**shared, act=act) for act in activations]
+
+
+def load_study(path: Path | None, overrides: Mapping[str, Any]) -> StudyConfig:
+    """The configuration of a YAML file (optional) with overrides.
+
+    Args:
+        path: YAML file with the keys of `StudyConfig`.
+        overrides: values that replace those of the file.
+
+    Raises:
+        UserError: if the file cannot be read or something in it, or in the overrides, is not valid.
+    """
+    given = {**(_read_yaml(path) if path is not None else {}), **overrides}
+    try:
+        return StudyConfig(**given)
+    except ValidationError as error:
+        where = f"{path}: " if path is not None else ""
+        raise UserError(where + "; ".join(_problem(item, given) for item in error.errors())) from error
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path} is not valid YAML: {reason}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UserError(f"{path} must hold 'key: value' pairs, got {type(content).__name__}")
+    return content
+
+
+def _problem(item: Any, given: Mapping[str, Any]) -> str:
+    name = str(item["loc"][0]) if item["loc"] else ""
+    if item["type"] == "extra_forbidden":
+        known = ", ".join(StudyConfig.model_fields)
+        return f"unknown key {name!r} (known: {known})"
+    message = item["msg"].removeprefix("Value error, ")
+    message = message[:1].lower() + message[1:]
+    return f"{name}: {message}, got {given.get(name)!r}" if name else message

@@ -1,0 +1,122 @@
+"""The numbers of one epoch, frozen: everything that is shown or judged is read from here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+SCHEMA = 1
+"""Version of the format of `EpochReport.to_dict`."""
+
+Rows = Mapping[str, Mapping[str, Any]]
+"""Name of a layer or site -> its plain numbers."""
+
+_OCTAVES = 10
+_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What was measured in one window, as plain numbers.
+
+    Attributes:
+        epoch: the engine's epoch, from 1.
+        iteration: the engine's iteration at the end of the window.
+        partial: whether the window was cut short.
+        scores: metric -> split (``"train"``, ``"validation"``) -> value, as the engines published them.
+        gradients: layer -> the row of `GradientStats.result`.
+        activations: site -> the row of `ActivationStats.result`, its histogram with four bins per octave.
+        dead_neurons: site -> the row of `DeadNeurons.result`.
+        coverage: diagnostic -> what was seen and what not.
+        cost: share of the window's wall time that measuring took.
+    """
+
+    epoch: int
+    iteration: int
+    partial: bool = False
+    scores: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    gradients: Rows = field(default_factory=dict)
+    activations: Rows = field(default_factory=dict)
+    dead_neurons: Rows = field(default_factory=dict)
+    coverage: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    cost: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types that any JSON reader takes: non-finite numbers become the words NaN, Infinity, -Infinity."""
+        return {"schema": SCHEMA, **{name: _encoded(value) for name, value in vars(self).items()}}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> EpochReport:
+        """The report that `to_dict` came from.
+
+        Raises:
+            ValueError: if the data is of another version of the format.
+        """
+        if data.get("schema") != SCHEMA:
+            raise ValueError(f"cannot read a report of schema {data.get('schema')!r}, this is schema {SCHEMA}")
+        return cls(**{name: _decoded(value) for name, value in data.items() if name != "schema"})
+
+    @property
+    def gradient_ratio(self) -> float:
+        """Mean absolute gradient of the first layer over that of the last; NaN if there are not two."""
+        rows = list(self.gradients.values())
+        if len(rows) < 2 or not rows[-1]["mean_abs"]:
+            return math.nan
+        return float(rows[0]["mean_abs"] / rows[-1]["mean_abs"])
+
+    @property
+    def dead(self) -> int:
+        """Dead units of all sites together."""
+        return sum(row["dead"] for row in self.dead_neurons.values())
+
+    @property
+    def units(self) -> int:
+        """Units of all sites together."""
+        return sum(row["units"] for row in self.dead_neurons.values())
+
+
+def coarse_histogram(edges: list[float], counts: list[int]) -> tuple[list[float], list[int]]:
+    """The same counts in at most about a hundred bins: four per octave over ten octaves, what is smaller together.
+
+    The first and the last edge stay, so nothing is lost at the ends.
+    """
+    if not counts:
+        return [], []
+    largest = max(abs(edges[0]), abs(edges[-1]))
+    kept, result = [edges[0]], []
+    total = 0
+    for index, count in enumerate(counts):
+        total += count
+        edge = edges[index + 1]
+        if index == len(counts) - 1 or _is_coarse(edge, largest):
+            kept.append(edge)
+            result.append(total)
+            total = 0
+    return kept, result
+
+
+def _is_coarse(edge: float, largest: float) -> bool:
+    if abs(edge) < largest * 2.0**-_OCTAVES:
+        return False
+    mantissa, _ = math.frexp(edge)
+    return (mantissa * 8).is_integer()
+
+
+def _encoded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _encoded(item) for name, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_encoded(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def _decoded(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _decoded(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_decoded(item) for item in value]
+    return _NON_FINITE.get(value, value) if isinstance(value, str) else value

@@ -1,0 +1,110 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+Row = Mapping[str, Any]
+Column = tuple[str, Callable[[Row], str]]
+
+
+def variants_table(rows: Iterable[Row]) -> Table:
+    """One line a variant, the best one first."""
+    return _table(
+        "variants",
+        rows,
+        ("activation", lambda row: row["activation"]),
+        ("test\naccuracy", lambda row: percent(row["test_accuracy"])),
+        ("best\nepoch", lambda row: f"{row['best_epoch']}/{row['epochs']}"),
+        ("gradient\nfirst/last", lambda row: number(row["gradient_ratio"])),
+        ("dead\nneurons", lambda row: f"{row['dead']}/{row['units']}" if row["units"] else "-"),
+        ("time", lambda row: f"{row['seconds']:.0f} s"),
+        ("stopped", lambda row: row["stop_reason"]),
+    )
+
+
+def layers_table(title: str, rows: Iterable[Row]) -> Table:
+    """The gradients of one variant, one line a layer."""
+    return _table(
+        title,
+        rows,
+        ("layer", lambda row: row["layer"]),
+        ("mean |grad|", lambda row: number(row["mean_abs"])),
+        ("max |grad|", lambda row: number(row["max_abs"])),
+        ("steps", lambda row: str(row["steps"])),
+        ("skipped", lambda row: str(row["skipped_steps"])),
+        ("non-finite", lambda row: str(row["nonfinite"])),
+    )
+
+
+def sites_table(title: str, rows: Iterable[Row]) -> Table:
+    """The activations of one variant, one line a site."""
+    return _table(
+        title,
+        rows,
+        ("site", lambda row: row["site"]),
+        ("mean", lambda row: number(row["mean"])),
+        ("std", lambda row: number(row["std"])),
+        ("min", lambda row: number(row["min"])),
+        ("max", lambda row: number(row["max"])),
+        ("zeros", lambda row: percent(row["zero_fraction"])),
+        ("saturated", lambda row: percent(row["saturated_fraction"])),
+        ("dead\nneurons", lambda row: f"{row['dead']}/{row['units']}" if "units" in row else "-"),
+    )
+
+
+def activations_table(rows: Iterable[Row]) -> Table:
+    """The registry, one line a function."""
+    return _table(
+        "activation functions",
+        rows,
+        ("name", lambda row: row["name"]),
+        ("also", lambda row: ", ".join(row["aliases"])),
+        ("parameters", lambda row: ", ".join(f"{name}={value}" for name, value in row["parameters"].items())),
+        ("derivative 0 where", lambda row: intervals(row["flat"])),
+        ("saturated where", lambda row: intervals(row["saturated"])),
+        ("", lambda row: row["description"]),
+    )
+
+
+def number(value: float | None) -> str:
+    """Three significant digits; a dash where there is no value."""
+    return "-" if value is None else f"{value:.3g}"
+
+
+def percent(value: float | None) -> str:
+    """A share in percent; a dash where there is no value."""
+    return "-" if value is None else f"{100 * value:.2f} %"
+
+
+def intervals(pieces: Iterable[tuple[float, float]] | None) -> str:
+    """Intervals of z in words."""
+    if pieces is None:
+        return "unknown"
+    parts = []
+    for low, high in pieces:
+        if low == -float("inf"):
+            parts.append(f"z <= {high:.4g}")
+        elif high == float("inf"):
+            parts.append(f"z >= {low:.4g}")
+        else:
+            parts.append(f"{low:.4g} <= z <= {high:.4g}")
+    return ", ".join(parts) or "nowhere"
+
+
+def _table(title: str, rows: Iterable[Row], *columns: Column) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for index, (heading, _) in enumerate(columns):
+        words = index == 0 or heading in _TEXT
+        table.add_column(heading, justify="left" if words else "right", overflow="fold", no_wrap=not words)
+    for row in rows:
+        table.add_row(*(Text(cell(row)) for _, cell in columns))
+    return table
+
+
+_TEXT = {"", "also", "parameters", "derivative 0 where", "saturated where", "stopped"}
