@@ -13,7 +13,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -75,7 +75,7 @@ class Activation:
     functional: Callable[..., Tensor] | None = field(default=None, repr=False)
     pointwise: bool = True
 
-    @property
+    @functools.cached_property
     def parameters(self) -> dict[str, Parameter]:
         """Names and default values of the function's parameters."""
         signature = inspect.signature(self.factory)
@@ -110,11 +110,27 @@ class Activation:
         return _saturated_intervals(self, _frozen(parameters, self.parameters))
 
 
+class RecognisedCall(NamedTuple):
+    """A function or tensor method that computes an activation.
+
+    Attributes:
+        activation_fn: the activation.
+        positional: names of the positional arguments after the input.
+        label: the function's name in the name of a site.
+        in_place: whether it overwrites its input whatever the arguments.
+    """
+
+    activation_fn: Activation
+    positional: tuple[str, ...]
+    label: str
+    in_place: bool
+
+
 ACTIVATIONS: dict[str, Activation] = {}
 """Every known activation function by its name, in the order of registration."""
 
 _NAMES: dict[str, str] = {}  # normalised name or alias -> name
-_CALLS: dict[Callable[..., Any], tuple[Activation, tuple[str, ...]]] = {}
+_CALLS: dict[Callable[..., Any], RecognisedCall] = {}
 _MODULES: dict[type[nn.Module], Activation] = {}
 
 Factory = TypeVar("Factory", bound=Callable[..., nn.Module])
@@ -187,7 +203,9 @@ def register_activation(
     )
     ACTIVATIONS[name] = entry
     _NAMES.update({_normalised(label): name for label in (name, *aliases)})
-    _CALLS.update({call.function: (entry, call.positional) for call in calls})
+    for call in calls:
+        word = getattr(call.function, "__name__", name)
+        _CALLS[call.function] = RecognisedCall(entry, call.positional, word.strip("_"), word.endswith("_"))
     if isinstance(factory, type) and issubclass(factory, nn.Module):
         _MODULES[factory] = entry
     return factory
@@ -237,12 +255,15 @@ def check_parameters(entry: Activation, parameters: Mapping[str, Parameter]) -> 
         if isinstance(known[name], str) != isinstance(value, str):
             kind = "a word" if isinstance(known[name], str) else "a number"
             raise ValueError(f"parameter {name!r} of activation {entry.name!r} is {kind}, got {value!r}")
+        if isinstance(known[name], bool) != isinstance(value, bool):
+            kind = "true or false" if isinstance(known[name], bool) else "a number"
+            raise ValueError(f"parameter {name!r} of activation {entry.name!r} is {kind}, got {value!r}")
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"parameter {name!r} of activation {entry.name!r} must be finite, got {value!r}")
 
 
-def recognised_call(function: Callable[..., Any]) -> tuple[Activation, tuple[str, ...]] | None:
-    """The activation that a function or tensor method computes, with the names of its positional arguments."""
+def recognised_call(function: Callable[..., Any]) -> RecognisedCall | None:
+    """What is known of a function or tensor method if it computes an activation."""
     return _CALLS.get(function)
 
 
@@ -326,6 +347,10 @@ def _calls(name: str, *positional: str, extra: tuple[Callable[..., Any], ...] = 
 
 def _identity(z: Tensor) -> Tensor:
     return z
+
+
+def _threshold(z: Tensor, threshold: float = 0.0, value: float = 0.0) -> Tensor:
+    return F.threshold(z, threshold, value)
 
 
 class Threshold(nn.Threshold):
@@ -520,7 +545,7 @@ def _register_torch() -> None:
         description="z, or value where z <= threshold",
         flat=lambda threshold, **_: _below(threshold),
         calls=_calls("threshold", "threshold", "value", "inplace", extra=(getattr(F, "_threshold", F.threshold),)),
-        functional=F.threshold,
+        functional=_threshold,
     )
     register("identity", nn.Identity, description="no activation: the network is linear", aliases=("linear", "none"),
              flat=_no_flat, functional=_identity)  # fmt: skip

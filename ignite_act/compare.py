@@ -28,7 +28,6 @@ def site_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _row(result: RunResult) -> dict[str, Any]:
     summary = result.summary
-    gradients = [row["mean_abs"] for row in summary["gradients"].values()]
     dead = summary["dead_neurons"].values()
     return {
         "activation": summary["activation"],
@@ -38,7 +37,7 @@ def _row(result: RunResult) -> dict[str, Any]:
         "validation_accuracy": summary["validation"]["accuracy"],
         "epochs": summary["epochs"],
         "best_epoch": summary["best_epoch"],
-        "gradient_ratio": gradients[0] / gradients[-1] if len(gradients) > 1 and gradients[-1] else None,
+        "gradient_ratio": _ratio([row["mean_abs"] for row in summary["gradients"].values()]),
         "dead": sum(row["dead"] for row in dead),
         "units": sum(row["units"] for row in dead),
         "seconds": summary["seconds"],
@@ -46,3 +45,9 @@ def _row(result: RunResult) -> dict[str, Any]:
         "stop_reason": summary["stop_reason"],
         "directory": result.directory,
     }
+
+
+def _ratio(gradients: list[float | None]) -> float | None:
+    """First over last; None where either is missing (no finite step) or the last one is zero."""
+    first, last = (gradients[0], gradients[-1]) if len(gradients) > 1 else (None, None)
+    return first / last if first is not None and last else None

@@ -32,6 +32,10 @@ def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
 
 
+def _holds_bool(value: Any) -> bool:
+    return any(isinstance(item, bool) for item in (value if isinstance(value, (list, tuple)) else [value]))
+
+
 class Settings(BaseModel):
     """What every run of a study shares."""
 
@@ -68,6 +72,10 @@ class Settings(BaseModel):
         """Defaults that depend on the data or the model."""
         if not isinstance(given, Mapping):
             return given
+        for name, value in given.items():
+            field = cls.model_fields.get(name)
+            if field is not None and field.annotation is not bool and _holds_bool(value):  # YAML's yes, on, true
+                raise ValueError(f"{name}: {value!r} is a yes or no, not what is expected here")
         filled = {**PER_DATA.get(str(given.get("data", "digits")), {}), **given}
         model = str(filled.get("model", "mlp"))
         hidden = (5, 5, 5, 5) if filled.get("data") == "circles" else _HIDDEN.get(model, ())
@@ -116,7 +124,7 @@ def load_study(path: Path | None, overrides: Mapping[str, Any]) -> StudyConfig:
         return StudyConfig(**given)
     except ValidationError as error:
         where = f"{path}: " if path is not None else ""
-        raise UserError(where + "; ".join(_problem(item, given) for item in error.errors())) from error
+        raise UserError(where + "; ".join(_problems(error, given))) from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -134,11 +142,18 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def _problem(item: Any, given: Mapping[str, Any]) -> str:
-    name = str(item["loc"][0]) if item["loc"] else ""
-    if item["type"] == "extra_forbidden":
-        known = ", ".join(StudyConfig.model_fields)
-        return f"unknown key {name!r} (known: {known})"
-    message = item["msg"].removeprefix("Value error, ")
-    message = message[:1].lower() + message[1:]
-    return f"{name}: {message}, got {given.get(name)!r}" if name else message
+def _problems(error: ValidationError, given: Mapping[str, Any]) -> list[str]:
+    """One problem a key, the first one; what is said of a key that nobody gave only follows from the others."""
+    unknown = sorted(name for name in given if name not in StudyConfig.model_fields)
+    problems = {}
+    for item in error.errors():
+        name = str(item["loc"][0]) if item["loc"] else ""
+        if name not in unknown and (name in given or not name):
+            message = item["msg"].removeprefix("Value error, ")
+            message = message[:1].lower() + message[1:]
+            problems.setdefault(name, f"{name}: {message}, got {given[name]!r}" if name else message)
+    listed = []
+    if unknown:
+        names, known = ", ".join(map(repr, unknown)), ", ".join(StudyConfig.model_fields)
+        listed = [f"unknown {'keys' if len(unknown) > 1 else 'key'} {names} (known: {known})"]
+    return [*listed, *problems.values()]

@@ -6,6 +6,7 @@ import gzip
 import math
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -171,8 +172,9 @@ def _fashion_mnist_parts(root: Path | None) -> tuple[Split, Split]:
                     for name in _FASHION_FILES:
                         _copy(folder / name, raw / name)
                     return _read_fashion_mnist(Path(temporary), download=False)
-                except (OSError, EOFError, ValueError, RuntimeError, AssertionError) as error:
-                    raise UserError(f"the FashionMNIST files in {folder} cannot be read: {error}") from error
+                except (OSError, EOFError, zlib.error, LookupError, ValueError, RuntimeError, AssertionError) as error:
+                    reason = str(error) or type(error).__name__
+                    raise UserError(f"the FashionMNIST files in {folder} cannot be read: {reason}") from error
     target = root if root is not None else Path.home() / ".cache" / "ignite_act"
     try:
         return _read_fashion_mnist(target, download=True)
@@ -194,8 +196,10 @@ def _read_fashion_mnist(root: Path, *, download: bool) -> tuple[Split, Split]:
     from torchvision.datasets import FashionMNIST  # a slow import that the other data sets do not need
 
     splits = []
-    for train in (True, False):
+    for train, size in ((True, 60_000), (False, 10_000)):
         dataset = FashionMNIST(str(root), train=train, download=download)
+        if dataset.data.shape != (size, 28, 28) or dataset.targets.shape != (size,) or dataset.targets.max() > 9:
+            raise ValueError(f"these are not {size:,} images of 28 x 28 with labels from 0 to 9")
         x = dataset.data.view(-1, 1, 28, 28).float().div(255).sub(0.5).div(0.5)
         splits.append(Split(x, dataset.targets.long()))
     return splits[0], splits[1]

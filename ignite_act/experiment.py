@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import platform
+import re
 import shlex
 import sys
 import time
@@ -32,7 +33,7 @@ from ignite_act.engines import create_evaluator, create_scaler, create_trainer
 from ignite_act.errors import UserError
 from ignite_act.handlers import ActivationStats, DeadNeurons, Diagnostics
 from ignite_act.handlers.diagnostics import scores
-from ignite_act.models import build_model
+from ignite_act.models import MLP, build_model
 from ignite_act.report import EpochReport, coarse_histogram
 from ignite_act.sinks import ConsoleSink, FanOut, JsonLinesSink, Sink, TensorBoardSink, json_line, read_reports
 
@@ -47,20 +48,25 @@ _MAY_DIFFER = {"max_epochs", "patience", "device", "output_dir", "data_root"}
 """Settings that a resumed run may change."""
 
 
+_PARAMETER = re.compile(r"[\w.+-]+")
+"""A parameter's value, which also becomes a part of a path."""
+
+
 def parse_activation(text: str) -> tuple[Activation, dict[str, Parameter]]:
     """The activation and the parameters of ``"leakyrelu:negative_slope=0.1"``.
 
     Raises:
         UserError: if there is no such activation or it has no such parameters.
     """
-    name, _, listed = text.partition(":")
+    name, colon, listed = text.partition(":")
     parameters: dict[str, Parameter] = {}
-    for item in filter(None, listed.split(",")):
-        key, equals, value = item.partition("=")
-        parsed = _scalar(value) if equals else None
-        if parsed is None:
+    for item in listed.split(",") if colon else ():
+        key, _, value = (part.strip() for part in item.partition("="))
+        if not key or not _PARAMETER.fullmatch(value):
             raise UserError(f"an activation's parameters are written name:parameter=value, got {text!r}")
-        parameters[key.strip()] = parsed
+        if key in parameters:
+            raise UserError(f"parameter {key!r} is given twice in {text!r}")
+        parameters[key] = _scalar(value)
     try:
         entry = get_activation(name.strip())
         make_activation(entry.name, **parameters)
@@ -85,7 +91,7 @@ def expand_study(study: StudyConfig) -> list[RunConfig]:
     """The runs of a study: ``all`` becomes every activation for hidden layers; every variant comes once.
 
     Raises:
-        UserError: if an activation does not exist.
+        UserError: if an activation does not exist or cannot be used as it is asked for.
     """
     wanted: list[str] = []
     for act in study.act:
@@ -94,7 +100,25 @@ def expand_study(study: StudyConfig) -> list[RunConfig]:
             everything = [name for name in everything if ACTIVATIONS[name].functional is not None]
         wanted.extend(everything if act == "all" else [act])
     unique = {activation_slug(act): act for act in wanted}
-    return study.runs(tuple(unique.values()))
+    runs = study.runs(tuple(unique.values()))
+    for config in runs:
+        check_activation(config)
+    return runs
+
+
+def check_activation(config: RunConfig) -> None:
+    """Tries the activation on layers of the configured widths: torch refuses some parameters only when it computes.
+
+    Raises:
+        UserError: if the function refuses its parameters or has no form in the configured style.
+    """
+    entry, parameters = parse_activation(config.act)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            for width in sorted(set(config.hidden)):
+                MLP(1, [width], 1, entry.name, parameters, config.style)(torch.zeros(2, 1)).sum().backward()
+    except (ValueError, RuntimeError, OverflowError) as error:
+        raise UserError(f"activation {config.act!r}: {str(error).splitlines()[0]}") from error
 
 
 def run_directory(config: RunConfig, output_dir: Path) -> Path:
@@ -136,6 +160,7 @@ def prepare(config: RunConfig) -> _Parts:
     Raises:
         UserError: if something that the configuration names cannot be had.
     """
+    check_activation(config)
     entry, parameters = parse_activation(config.act)
     device = _device(config.device)
     data = load_data(config.data, config.data_root).to(device)
@@ -144,9 +169,9 @@ def prepare(config: RunConfig) -> _Parts:
         model = build_model(
             config.model, data.train.x.shape[1:], config.hidden, data.outputs, entry.name, parameters, config.style
         )
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    model.to(device)
+        model.to(device)
+    except (ValueError, RuntimeError) as error:  # also a network that does not fit into the memory
+        raise UserError(f"the network cannot be built: {str(error).splitlines()[0]}") from error
     loader = TensorLoader(
         data.train, config.batch_size, shuffle=data.shuffle, drop_last=data.drop_last, seed=config.seed
     )
@@ -199,7 +224,11 @@ def check_run_directory(config: RunConfig, directory: Path, *, resume: bool = Fa
     Raises:
         UserError: if a run exists and neither flag is given, or the one to resume had other settings.
     """
-    if not (directory / "config.yaml").exists() or overwrite:
+    try:
+        exists = (directory / "config.yaml").exists()
+    except OSError as error:
+        raise UserError(f"cannot read {directory}: {error.strerror}") from error
+    if not exists or overwrite:
         return
     if not resume:
         epochs = len(_reports(directory))
@@ -564,12 +593,11 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _scalar(text: str) -> Parameter | None:
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return None
-    return value if isinstance(value, (int, float, bool, str)) else None
+def _scalar(text: str) -> Parameter:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return {"true": True, "false": False}.get(text.lower(), text)
 
 
 def _finite(value: float) -> float | None:

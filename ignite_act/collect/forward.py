@@ -8,10 +8,9 @@ around the outermost forward sees every torch function called from Python, so th
 from __future__ import annotations
 
 import contextlib
-import logging
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -23,7 +22,7 @@ from ignite_act.activations import Activation, recognised_call, recognised_modul
 from ignite_act.collect.layout import ChannelAxes
 from ignite_act.collect.names import module_names
 
-logger = logging.getLogger(__name__)
+_is_compiling = torch.compiler.is_compiling
 
 
 class SiteKey(NamedTuple):
@@ -35,8 +34,7 @@ class SiteKey(NamedTuple):
     call: int
 
 
-@dataclass(frozen=True)
-class SiteCall:
+class SiteCall(NamedTuple):
     """One call of an activation function.
 
     Attributes:
@@ -59,6 +57,9 @@ class SiteCall:
 class SiteObserver(Protocol):
     """What a forward tap calls."""
 
+    seconds: float
+    """Time spent in `observe`."""
+
     def wants_forward(self) -> bool:
         """Whether the forward that begins now is to be measured; asked once per outermost call."""
 
@@ -78,33 +79,29 @@ class SiteObserver(Protocol):
         """The current iteration, where there is a notion of it."""
 
 
-class _Frame:
-    """A module that is being executed."""
-
-    __slots__ = ("call", "counts", "hidden_from", "info", "module", "pre_activation", "version", "whole_for")
-
-    def __init__(self, module: nn.Module, info: ModuleInfo, call: int) -> None:
-        self.module = module
-        self.info = info
-        self.call = call
-        self.counts: dict[str, int] = {}
-        self.whole_for: tuple[SiteObserver, ...] = ()  # observers that measure this module as one site
-        self.hidden_from: tuple[SiteObserver, ...] = ()  # observers for which what is called inside is no site
-        self.pre_activation: Tensor | None = None
-        self.version = 0
-
-
 class ModuleInfo(NamedTuple):
     """What is known of a module before it is called."""
 
     kind: type[nn.Module]
     names: list[str]
     activation_fn: Activation | None
+    whole_for: tuple[SiteObserver, ...]
+    """Observers that measure the module from the outside, as one site."""
 
-    @property
-    def whole(self) -> bool:
-        """Whether it is measured from the outside: a registered class that torch does not know."""
-        return self.activation_fn is not None and not self.activation_fn.calls
+
+class _Frame:
+    """A module that is being executed."""
+
+    __slots__ = ("call", "counts", "hidden_from", "info", "module", "pre_activation", "version")
+
+    def __init__(self, module: nn.Module, info: ModuleInfo, call: int, hidden_from: tuple[SiteObserver, ...]) -> None:
+        self.module = module
+        self.info = info
+        self.call = call
+        self.counts: dict[str, int] = {}
+        self.hidden_from = hidden_from  # observers for which what is called inside is no site
+        self.pre_activation: Tensor | None = None
+        self.version = 0
 
 
 class ForwardTap:
@@ -115,6 +112,7 @@ class ForwardTap:
     def __init__(self, model: nn.Module) -> None:
         self._model = weakref.ref(model)
         self._infos: dict[int, ModuleInfo] = {}
+        self._followed: dict[int, ModuleInfo] = {}  # without the modules in which there can be no site
         self._observers: list[SiteObserver] = []
         self._live: tuple[SiteObserver, ...] = ()
         self._depth = 0
@@ -125,7 +123,7 @@ class ForwardTap:
         self._iteration: int | None = None
         self._mode = _CallMode(self)
         self._mode_entered = False
-        self._hooks: contextlib.ExitStack | None = None
+        self._remove_hooks: weakref.finalize[..., ForwardTap] | None = None
         self.axes = ChannelAxes()
 
     @classmethod
@@ -138,20 +136,19 @@ class ForwardTap:
 
     def add(self, observer: SiteObserver) -> None:
         """Begins to tell an observer; the first one puts the hooks in place."""
-        self._refresh()
         if observer not in self._observers:
             self._observers.append(observer)
-        if self._hooks is None:
-            self._hooks = _global_hooks(weakref.ref(self))
-            weakref.finalize(self, self._hooks.close)
+        self._refresh()
+        if self._remove_hooks is None:
+            self._remove_hooks = weakref.finalize(self, _global_hooks(weakref.ref(self)).close)
 
     def remove(self, observer: SiteObserver) -> None:
         """Stops telling an observer; with the last one the hooks go."""
         if observer in self._observers:
             self._observers.remove(observer)
-        if not self._observers and self._hooks is not None:
-            self._hooks.close()
-            self._hooks = None
+        if not self._observers and self._remove_hooks is not None:
+            self._remove_hooks()
+            self._remove_hooks = None
             self._end_forward()
 
     def labels(self) -> dict[SiteKey, str]:
@@ -164,7 +161,7 @@ class ForwardTap:
                 continue  # the module has left the model
             names, most = info.names, self._most_calls[key.module]
             name = names[key.module_call] if most == len(names) else names[0]
-            label = ".".join(part for part in (name, key.function) if part) or type(self._model()).__name__
+            label = ".".join(part for part in (name, key.function) if part) or info.kind.__name__
             used[label] = used.get(label, 0) + 1
             labels[key] = label if used[label] == 1 else f"{label}#{used[label]}"
         return labels
@@ -175,45 +172,55 @@ class ForwardTap:
         return self._infos
 
     def _refresh(self) -> None:
+        """Looks at the model's modules anew: what they are, and who measures them from the outside."""
         model = self._model()
         if model is None:
             return
         self._end_forward()  # a forward that was broken off (Ctrl-C) may have left it open
-        self._infos = {
-            id(module): ModuleInfo(type(module), names, recognised_module(module))
-            for module, names in module_names(model).items()
-        }
+        self._infos, self._followed = {}, {}
+        for module, names in module_names(model).items():
+            activation_fn = recognised_module(module)
+            if activation_fn is not None and not activation_fn.calls:
+                whole_for = tuple(self._observers)  # a registered class that torch does not know
+            else:
+                whole_for = tuple(o for o in self._observers if o.chooses_module(module, names))
+            info = ModuleInfo(type(module), names, activation_fn, whole_for)
+            self._infos[id(module)] = info
+            if module is model or whole_for or not _is_inert(module, activation_fn):
+                self._followed[id(module)] = info
 
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """A module's forward begins."""
-        info = self._infos.get(id(module))
-        if info is None or torch.compiler.is_compiling():
+        info = self._followed.get(id(module))
+        if info is None:
             return
-        self._depth += 1
-        if self._depth == 1:
+        if self._depth == 0:
             self._begin_forward(module)
+        self._depth += 1
         if not self._live:
             return
         number = self._calls.get(id(module), 0)
         self._calls[id(module)] = number + 1
         if number >= self._most_calls.get(id(module), 0):
             self._most_calls[id(module)] = number + 1
-        frame = _Frame(module, info, number)
-        if self._stack:
-            frame.hidden_from = self._stack[-1].hidden_from
-        self._choose_whole(frame, args)
+        frame = _Frame(module, info, number, self._stack[-1].hidden_from if self._stack else ())
+        if info.whole_for:
+            frame.hidden_from = (*frame.hidden_from, *info.whole_for)
+            if args and isinstance(args[0], Tensor):
+                frame.pre_activation = args[0]
+                frame.version = _version(args[0])
         self._stack.append(frame)
 
     def leave(self, module: nn.Module, output: Any) -> None:
         """A module's forward ends, by a return or by an exception."""
-        if id(module) not in self._infos or torch.compiler.is_compiling() or self._depth == 0:
+        if id(module) not in self._followed or self._depth == 0:
             return
         self._depth -= 1
         if self._live:
             while self._stack:  # frames above are left over from exceptions that no hook was told of
                 frame = self._stack.pop()
                 if frame.module is module:
-                    if frame.whole_for:
+                    if frame.info.whole_for:
                         self._emit_whole(frame, output)
                     break
         if self._depth == 0:
@@ -222,40 +229,37 @@ class ForwardTap:
     def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Executes one torch function on behalf of the model."""
         known = recognised_call(function)
-        if known is None or not self._stack:
+        observers = self._observers_here() if known is not None else ()
+        if known is None or not observers:
             result = function(*args, **kwargs)
-            if self._stack:
-                self.axes.follow(function, args, kwargs, result)
+            self.axes.follow(function, args, kwargs, result)
             return result
-        activation_fn, positional = known
         frame = self._stack[-1]
-        observers = self._live
-        if frame.hidden_from:
-            observers = tuple(observer for observer in observers if observer not in frame.hidden_from)
         before = args[0] if args else kwargs.get("input")
-        unit_dim = self.axes.of(before) if isinstance(before, Tensor) else -1
-        parameters = {**dict(zip(positional, args[1:], strict=False)), **kwargs}
-        name = getattr(function, "__name__", activation_fn.name)
-        in_place = bool(parameters.get("inplace")) or name.endswith("_")
-        pre_activation: Any = before
-        if in_place and isinstance(before, Tensor):
-            wanted = any(observer.needs_pre_activation(activation_fn) for observer in observers)
-            pre_activation = before.detach().clone() if wanted else None
+        unit_dim = self.axes.of(before)
+        parameters = {**dict(zip(known.positional, args[1:], strict=False)), **kwargs} if kwargs or args[1:] else {}
+        pre_activation = before
+        if known.in_place or parameters.get("inplace"):
+            wanted = any(observer.needs_pre_activation(known.activation_fn) for observer in observers)
+            pre_activation = before.detach().clone() if wanted and isinstance(before, Tensor) else None
         result = function(*args, **kwargs)
         self.axes.follow(function, args, kwargs, result)
-        if not isinstance(result, Tensor):
-            return result
-        label = "" if frame.info.activation_fn is not None else name.strip("_")
-        key = self._key(frame, label)
-        self._tell(observers, SiteCall(key, activation_fn, parameters, pre_activation, result, unit_dim))
+        if isinstance(result, Tensor):
+            key = self._key(frame, known.label if frame.info.activation_fn is None else "")
+            _tell(observers, SiteCall(key, known.activation_fn, parameters, pre_activation, result, unit_dim))
         return result
+
+    def _observers_here(self) -> tuple[SiteObserver, ...]:
+        """The observers for which a call in the module that is being executed is a site."""
+        if not self._stack:
+            return ()
+        hidden_from = self._stack[-1].hidden_from
+        return tuple(observer for observer in self._live if observer not in hidden_from) if hidden_from else self._live
 
     def _begin_forward(self, module: nn.Module) -> None:
         self._live = tuple(observer for observer in self._observers if observer.wants_forward())
         if not self._live:
             return
-        self._stack.clear()
-        self.axes.clear()
         iteration = self._live[0].clock()
         if module is self._model() or iteration is None or iteration != self._iteration:
             self._calls.clear()
@@ -273,32 +277,21 @@ class ForwardTap:
         self._stack.clear()
         self.axes.clear()
 
-    def _choose_whole(self, frame: _Frame, args: tuple[Any, ...]) -> None:
-        whole = frame.info.whole
-        visible = [observer for observer in self._live if observer not in frame.hidden_from]
-        chosen = tuple(
-            observer for observer in visible if whole or observer.chooses_module(frame.module, frame.info.names)
-        )
-        if not chosen:
-            return
-        frame.whole_for = chosen
-        frame.hidden_from = (*frame.hidden_from, *chosen)
-        if args and isinstance(args[0], Tensor):
-            frame.pre_activation = args[0]
-            frame.version = -1 if args[0].is_inference() else args[0]._version
-
     def _emit_whole(self, frame: _Frame, output: Any) -> None:
         result = _first_tensor(output)
-        if result is None:
+        observers = tuple(observer for observer in frame.info.whole_for if observer in self._live)
+        outer = self._stack[-1].hidden_from if self._stack else ()
+        observers = tuple(observer for observer in observers if observer not in outer)
+        if result is None or not observers:
             return
         before = frame.pre_activation
-        if before is not None and frame.version != (-1 if before.is_inference() else before._version):
-            before = None
+        if before is not None and frame.version != _version(before):
+            before = None  # overwritten in place
         unit_dim = self.axes.of(result)
         if unit_dim == -1 and before is not None and before.ndim == result.ndim:
             unit_dim = self.axes.of(before)
         call = SiteCall(self._key(frame, ""), frame.info.activation_fn, vars(frame.module), before, result, unit_dim)
-        self._tell(frame.whole_for, call)
+        _tell(observers, call)
 
     def _key(self, frame: _Frame, label: str) -> SiteKey:
         number = frame.counts.get(label, 0)
@@ -307,13 +300,31 @@ class ForwardTap:
         self._keys.setdefault(key)
         return key
 
-    @staticmethod
-    def _tell(observers: tuple[SiteObserver, ...], call: SiteCall) -> None:
-        for observer in observers:
-            try:
-                observer.observe(call)
-            except Exception as error:  # training never dies of its diagnostics
-                observer.fail(call.key, error)
+
+def _tell(observers: tuple[SiteObserver, ...], call: SiteCall) -> None:
+    for observer in observers:
+        begin = time.perf_counter()
+        try:
+            observer.observe(call)
+        except Exception as error:  # training never dies of its diagnostics
+            observer.fail(call.key, error)
+        observer.seconds += time.perf_counter() - begin
+
+
+def _is_inert(module: nn.Module, activation_fn: Activation | None) -> bool:
+    """Whether a module certainly calls no activation function: torch's own single layers.
+
+    A container is none: where it is called by itself (``model.features(x)``), it is the forward that holds its
+    children together.
+    """
+    if activation_fn is not None or not type(module).__module__.startswith("torch.nn.modules."):
+        return False
+    return next(module.children(), None) is None
+
+
+def _version(tensor: Tensor) -> int:
+    """Grows with every change in place; tensors of inference mode do not say."""
+    return -1 if tensor.is_inference() else tensor._version
 
 
 class _CallMode(TorchFunctionMode):
@@ -332,11 +343,15 @@ class _CallMode(TorchFunctionMode):
 
 def _global_hooks(tap: weakref.ref[ForwardTap]) -> contextlib.ExitStack:
     def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
+        if _is_compiling():
+            return
         own = tap()
         if own is not None:
             own.enter(module, args)
 
     def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if _is_compiling():
+            return
         own = tap()
         if own is not None:
             own.leave(module, output)

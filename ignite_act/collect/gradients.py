@@ -21,6 +21,7 @@ from ignite_act.stats import ABSENT, Magnitude, magnitude
 class _Layer:
     name: str
     index: int
+    size: int
 
 
 class GradientCollector(Collector):
@@ -73,15 +74,16 @@ class GradientCollector(Collector):
                 self._skipped[optimizer] = self._skipped.get(optimizer, 0) + (found_inf > 0).long()
             gradients = self._gradients(optimizer)
             if self._sampled(optimizer) and any(gradient is not None for gradient in gradients):
-                means, maxima = magnitude(gradients)
+                if self._statistic is None:
+                    device = next(gradient.device for gradient in gradients if gradient is not None)
+                    self._statistic = Magnitude(len(self._layers), device)
+                    self._sizes = torch.tensor([layer.size for layer in self._layers.values()], device=device)
+                means, maxima = magnitude(gradients, self._sizes)
                 scale: Tensor | None = getattr(optimizer, "grad_scale", None)
                 if scale is not None:
-                    means = torch.where(means == ABSENT, ABSENT, means / scale)
-                    maxima = maxima / scale
+                    means, maxima = means / scale, maxima / scale
                 if found_inf is not None:
                     means = torch.where(found_inf > 0, ABSENT, means)
-                if self._statistic is None:
-                    self._statistic = Magnitude(len(self._layers), means.device)
                 self._statistic.update(means, maxima, self.clock() or self._steps)
 
     def after_step(self, optimizer: Optimizer) -> None:
@@ -119,7 +121,7 @@ class GradientCollector(Collector):
             name = clean(full_name)
             layer = name.removesuffix(".weight")
             if self._selects(layer, name, parameter, type(owners[id(parameter)])):
-                self._layers[id(parameter)] = _Layer(layer, len(self._layers))
+                self._layers[id(parameter)] = _Layer(layer, len(self._layers), max(parameter.numel(), 1))
         self._statistic = None
         self._steps = 0
         self._skipped = {}

@@ -42,8 +42,10 @@ class ChannelAxes:
         """Forgets every tensor."""
         self._axes.clear()
 
-    def of(self, tensor: Tensor) -> int:
+    def of(self, tensor: Any) -> int:
         """The axis of the units, negative; -1 unless the tensor comes from a convolution."""
+        if not self._axes:
+            return -1
         entry = self._axes.get(id(tensor))
         return entry[1] if entry is not None and entry[0]() is tensor else -1
 

@@ -38,19 +38,18 @@ class StepTap:
 
     def __init__(self, observer: StepObserver) -> None:
         self._observer = weakref.ref(observer)
-        self._hooks: contextlib.ExitStack | None = None
+        self._remove_hooks: weakref.finalize[..., StepTap] | None = None
 
     def open(self) -> None:
         """Puts the hooks in place."""
-        if self._hooks is None:
-            self._hooks = _hooks(self._observer)
-            weakref.finalize(self, self._hooks.close)
+        if self._remove_hooks is None:
+            self._remove_hooks = weakref.finalize(self, _hooks(self._observer).close)
 
     def close(self) -> None:
         """Takes the hooks away; doing it twice is fine."""
-        if self._hooks is not None:
-            self._hooks.close()
-            self._hooks = None
+        if self._remove_hooks is not None:
+            self._remove_hooks()
+            self._remove_hooks = None
 
 
 def _hooks(observer: weakref.ref[StepObserver]) -> contextlib.ExitStack:

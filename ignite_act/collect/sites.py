@@ -115,11 +115,10 @@ class SiteCollector(Collector, Generic[S]):
         if not call.activation.is_floating_point():
             self._failed[call.key] = f"its output is {call.activation.dtype}, not real floating-point numbers"
             return
-        with self.timed():
-            statistic = self._statistics.get(call.key)
-            if statistic is None:
-                statistic = self._statistics[call.key] = self._make(call)
-            self._update(statistic, call)
+        statistic = self._statistics.get(call.key)
+        if statistic is None:
+            statistic = self._statistics[call.key] = self._make(call)
+        self._update(statistic, call)
 
     def fail(self, key: SiteKey, error: Exception) -> None:
         """Gives a site up for this window: said once in the log and in the coverage."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from ignite_act.stats.base import Statistic, accumulator_dtype
 
 ABSENT = -1.0
 """Stands for "no value in this step" where a magnitude, never negative, is expected."""
+
+_AT_ONCE = 32
+_NEVER = torch.iinfo(torch.int64).max
 
 
 class MagnitudeNumbers(TypedDict):
@@ -29,7 +32,8 @@ class Magnitude(Statistic):
     """Per row (one tensor of the model): mean over steps of mean(\\|x\\|), the largest \\|x\\|, non-finite steps.
 
     Every step weighs the same, whatever the batch it came from. A step whose tensor holds a NaN or an infinity is
-    counted, its iteration kept if it is the first, and left out of both numbers. All state is ``(rows,)``.
+    counted, its iteration kept if it is the first, and left out of both numbers. All state is ``(rows,)``; steps are
+    taken in by a few at a time, so that a step costs next to nothing.
 
     Args:
         rows: number of tensors followed.
@@ -40,41 +44,38 @@ class Magnitude(Statistic):
 
     def __init__(self, rows: int, device: torch.device | str = "cpu") -> None:
         device = torch.device(device)
+        self._waiting: list[tuple[Tensor, Tensor, int]] = []
         with torch.inference_mode(False):
             self.total = torch.zeros(rows, dtype=accumulator_dtype(device), device=device)
             self.maximum = torch.zeros(rows, dtype=accumulator_dtype(device), device=device)
             self.tallies = torch.zeros(2, rows, dtype=torch.int64, device=device)  # finite, non-finite steps
-            self.first_nonfinite = torch.full((rows,), -1, dtype=torch.int64, device=device)
+            self.first_nonfinite = torch.full((rows,), _NEVER, dtype=torch.int64, device=device)
 
     def update(self, means: Tensor, maxima: Tensor, iteration: int) -> None:
         """Adds one step.
 
         Args:
-            means: mean(\\|x\\|) of each row, ``(rows,)``; `ABSENT` where a row takes no part in this step.
+            means: mean(\\|x\\|) of each row, ``(rows,)``; negative where a row takes no part in this step.
             maxima: max(\\|x\\|) of each row, ``(rows,)``; NaN if there is one among the values.
             iteration: number of the step, kept where the first non-finite value appears.
         """
-        present = means != ABSENT
-        finite = torch.isfinite(means) & torch.isfinite(maxima)
-        broken = present & ~finite
-        finite = present & finite
-        self.total = self.total + torch.where(finite, means, 0.0)
-        self.maximum = torch.maximum(self.maximum, torch.where(finite, maxima, 0.0))
-        self.tallies = self.tallies + torch.stack([finite, broken])
-        self.first_nonfinite = torch.where(broken & (self.first_nonfinite < 0), iteration, self.first_nonfinite)
+        self._waiting.append((means, maxima, iteration))
+        if len(self._waiting) == _AT_ONCE:
+            self._take_in()
 
     def merge(self, other: Magnitude) -> None:
         """Takes in the steps that another statistic of the same rows has seen."""
+        self._take_in()
+        other._take_in()
         device = self.total.device
         self.total = self.total + other.total.to(device)
         self.maximum = torch.maximum(self.maximum, other.maximum.to(device))
         self.tallies = self.tallies + other.tallies.to(device)
-        first = torch.stack([self.first_nonfinite, other.first_nonfinite.to(device)])
-        earliest = torch.where(first < 0, torch.iinfo(torch.int64).max, first).amin(0)
-        self.first_nonfinite = torch.where((first < 0).all(0), -1, earliest)
+        self.first_nonfinite = torch.minimum(self.first_nonfinite, other.first_nonfinite.to(device))
 
     def compute(self) -> list[MagnitudeNumbers]:
         """One row of numbers a tensor; ``steps`` counts finite and non-finite ones; NaN where no step was finite."""
+        self._take_in()
         finite, broken = self.tallies.tolist()
         return [
             {
@@ -82,37 +83,71 @@ class Magnitude(Statistic):
                 "max_abs": maximum if n else math.nan,
                 "nonfinite": bad,
                 "steps": n + bad,
-                "first_nonfinite_iteration": first if first >= 0 else None,
+                "first_nonfinite_iteration": first if first < _NEVER else None,
             }
             for total, maximum, n, bad, first in zip(
                 self.total.tolist(), self.maximum.tolist(), finite, broken, self.first_nonfinite.tolist(), strict=True
             )
         ]
 
+    def state_dict(self) -> dict[str, Any]:
+        """The state as tensors (copies on the CPU) and plain numbers."""
+        self._take_in()
+        return super().state_dict()
 
-def magnitude(tensors: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
-    """mean(\\|x\\|) and max(\\|x\\|) of each tensor, both ``(len(tensors),)``, without leaving the device.
+    def _take_in(self) -> None:
+        """Adds the waiting steps to the state."""
+        if not self._waiting:
+            return
+        means = torch.stack([mean for mean, _, _ in self._waiting])  # (steps, rows)
+        maxima = torch.stack([peak for _, peak, _ in self._waiting])
+        iterations = torch.tensor([[number] for _, _, number in self._waiting]).to(means.device, non_blocking=True)
+        self._waiting.clear()
+        present = ~(means < 0)
+        finite = present & torch.isfinite(means) & torch.isfinite(maxima)
+        broken = present & ~finite
+        self.total = self.total + torch.where(finite, means, 0.0).sum(0, dtype=self.total.dtype)
+        self.maximum = torch.maximum(self.maximum, torch.where(finite, maxima, 0.0).amax(0))
+        self.tallies = self.tallies + torch.stack([finite.sum(0), broken.sum(0)])
+        self.first_nonfinite = torch.minimum(self.first_nonfinite, torch.where(broken, iterations, _NEVER).amin(0))
 
-    ``None`` and tensors without elements give `ABSENT`. Complex numbers count with their modulus; of a sparse tensor
-    the entries that are not stored are zeros.
+
+def magnitude(tensors: Sequence[Tensor | None], sizes: Tensor) -> tuple[Tensor, Tensor]:
+    """mean(\\|x\\|) and max(\\|x\\|) of each tensor, without leaving the device.
+
+    Complex numbers count with their modulus; of a sparse tensor the entries that are not stored are zeros.
+
+    Args:
+        tensors: at least one that is not None.
+        sizes: number of elements of each, ``(len(tensors),)``, on the device of the result.
+
+    Returns:
+        Two tensors ``(len(tensors),)``; the mean is negative for None and for tensors without elements.
     """
-    device = next(tensor.device for tensor in tensors if tensor is not None)
-    wide = torch.float64 if any(x is not None and x.dtype == torch.float64 for x in tensors) else torch.float32
-    absent = torch.full((), ABSENT, dtype=wide, device=device)
-    means, maxima = [], []
+    doubles = (torch.float64, torch.complex128)
+    wide = torch.float64 if any(x is not None and x.dtype in doubles for x in tensors) else torch.float32
+    absent = torch.full((), ABSENT, dtype=wide, device=sizes.device)
+    totals, lows, highs = [], [], []
     for tensor in tensors:
-        if tensor is None or tensor.numel() == 0:
-            means.append(absent)
-            maxima.append(absent)
-            continue
-        size = tensor.numel()
-        if tensor.layout != torch.strided:
+        if tensor is not None and tensor.layout != torch.strided:
             tensor = tensor.coalesce().values() if tensor.layout == torch.sparse_coo else tensor.values()
-            if tensor.numel() == 0:
-                means.append(torch.zeros_like(absent))
-                maxima.append(torch.zeros_like(absent))
-                continue
-        absolute = tensor.abs()
-        means.append(absolute.sum(dtype=wide) / size)
-        maxima.append(absolute.amax().to(wide))
-    return torch.stack([mean.to(device) for mean in means]), torch.stack([peak.to(device) for peak in maxima])
+            tensor = tensor if tensor.numel() else tensor.new_zeros(1)
+        if tensor is None or tensor.numel() == 0:
+            total = low = high = absent
+        elif tensor.is_complex():
+            absolute = tensor.abs()
+            total, low = absolute.sum(), (high := absolute.amax())
+        else:  # the extremes first: they bring the values into the cache
+            low, high = torch.aminmax(tensor)
+            total = tensor.abs().sum(dtype=wide)
+        totals.append(total)
+        lows.append(low)
+        highs.append(high)
+    means = _stacked(totals, wide, sizes.device) / sizes
+    return means, torch.maximum(-_stacked(lows, wide, sizes.device), _stacked(highs, wide, sizes.device))
+
+
+def _stacked(numbers: list[Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
+    if any(number.dtype != dtype or number.device != device for number in numbers):
+        numbers = [number.to(device, dtype) for number in numbers]
+    return torch.stack(numbers)

@@ -102,6 +102,8 @@ def _reduce(extreme: Callable[..., Tensor], values: Tensor, unit_dim: int) -> Te
         return values.reshape(-1)
     unit = unit_dim % values.ndim
     if unit == values.ndim - 1:
+        if values.ndim == 2:
+            return extreme(values, 0)
         return extreme(values.reshape(-1, values.shape[-1]), 0)
     if unit == 1:  # channels: the positions first, where the memory is contiguous
         return (
