@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shlex
 import sys
 from collections.abc import Callable
@@ -81,20 +82,22 @@ def _default(name: str, field: Any) -> str:
 @study_options
 @click.option("--config", "config_path", type=click.Path(path_type=Path), help="YAML file; options override it.")
 @click.option(
-    "--output-dir", type=click.Path(path_type=Path, file_okay=False), default=OUTPUT_DIR, show_default=True,
+    "--output-dir", type=click.Path(file_okay=False), default=str(OUTPUT_DIR), show_default=True,
     help="where the run directories go",
 )  # fmt: skip
 @click.option("--resume", is_flag=True, help="go on with interrupted runs; finished ones are kept")
 @click.option("--overwrite", is_flag=True, help="start over where a run exists")
 @click.option("-q", "--quiet", is_flag=True, help="no progress, no tables")
 @one_line_errors
-def run(config_path: Path | None, output_dir: Path, resume: bool, overwrite: bool, quiet: bool, **options: Any) -> None:
+def run(config_path: Path | None, output_dir: str, resume: bool, overwrite: bool, quiet: bool, **options: Any) -> None:
     """Trains one network per activation function, with diagnostics, and compares them.
 
     Example: ignite-act run --act relu --act leakyrelu:negative_slope=0.1
     """
     if resume and overwrite:
         raise UserError("--resume goes on and --overwrite starts over: choose one")
+    if not output_dir:
+        raise UserError("--output-dir is empty; a dot means the current directory")
     given = {name: value for name, value in options.items() if value is not None and value != ()}
     study = load_study(config_path, given)
 
@@ -105,14 +108,14 @@ def run(config_path: Path | None, output_dir: Path, resume: bool, overwrite: boo
 
     runs = experiment.expand_study(study)
     for config in runs:  # all of them before the first is started
-        directory = experiment.run_directory(config, output_dir)
+        directory = experiment.run_directory(config, Path(output_dir))
         experiment.check_run_directory(config, directory, resume=resume, overwrite=overwrite)
-    console = Console(quiet=quiet)
+    console = Console(quiet=quiet, highlight=False)
     results = []
     for number, config in enumerate(runs, start=1):
         name = experiment.activation_slug(config.act)
         console.print(f"[{number}/{len(runs)}] {name} on {config.data}, seed {config.seed}", markup=False)
-        results.append(experiment.run(config, output_dir, resume=resume, overwrite=overwrite, quiet=quiet))
+        results.append(experiment.run(config, Path(output_dir), resume=resume, overwrite=overwrite, quiet=quiet))
     for result in results:
         name = result.summary["activation"]
         if result.summary["gradients"]:
@@ -123,7 +126,20 @@ def run(config_path: Path | None, output_dir: Path, resume: bool, overwrite: boo
     console.print(tables.variants_table(compare.variant_rows(results)))
     for result in results:
         console.print(f"run directory  {result.directory}", markup=False, soft_wrap=True)
-    console.print(f"look inside    tensorboard --logdir {shlex.quote(str(output_dir))}", markup=False, soft_wrap=True)
+    if study.diagnostics:
+        costs = sorted(result.summary["cost"] for result in results)
+        console.print(f"diagnostics    took {costs[0]:.0%} to {costs[-1]:.0%} of the training time")
+    console.print(f"look inside    {_tensorboard_command(Path(output_dir))}", markup=False, soft_wrap=True)
+
+
+def _tensorboard_command(log_dir: Path) -> str:
+    """What to type to see the runs, with the path of the program unless its environment is the active one."""
+    program = Path(sys.executable).with_name("tensorboard")
+    if not program.exists():
+        return f"pip install tensorboard && tensorboard --logdir {shlex.quote(str(log_dir))}"
+    active = os.environ.get("VIRTUAL_ENV") == sys.prefix
+    near = program.relative_to(Path.cwd()) if program.is_relative_to(Path.cwd()) else program
+    return f"{'tensorboard' if active else shlex.quote(str(near))} --logdir {shlex.quote(str(log_dir))}"
 
 
 @main.command()
@@ -146,7 +162,7 @@ def activations() -> None:
         }
         for entry in ACTIVATIONS.values()
     ]
-    Console().print(tables.activations_table(rows))
+    Console(highlight=False).print(tables.activations_table(rows))
 
 
 if __name__ == "__main__":

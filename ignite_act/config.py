@@ -145,7 +145,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _problems(error: ValidationError, given: Mapping[str, Any]) -> list[str]:
     """One problem a key, the first one; what is said of a key that nobody gave only follows from the others."""
     unknown = sorted(name for name in given if name not in StudyConfig.model_fields)
-    problems = {}
+    problems: dict[str, str] = {}
     for item in error.errors():
         name = str(item["loc"][0]) if item["loc"] else ""
         if name not in unknown and (name in given or not name):

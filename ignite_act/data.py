@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import math
 import shutil
@@ -176,11 +177,17 @@ def _fashion_mnist_parts(root: Path | None) -> tuple[Split, Split]:
                     reason = str(error) or type(error).__name__
                     raise UserError(f"the FashionMNIST files in {folder} cannot be read: {reason}") from error
     target = root if root is not None else Path.home() / ".cache" / "ignite_act"
+    raw = target / "FashionMNIST" / "raw"
+    created = [folder for folder in (raw, *raw.parents) if not folder.exists()]
     try:
         return _read_fashion_mnist(target, download=True)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
+        with contextlib.suppress(OSError):
+            for folder in created:
+                folder.rmdir()
+        reason = " ".join(str(error).split())
         raise UserError(
-            f"FashionMNIST is not in {' or '.join(map(str, roots))} and the download into {target} failed ({error}). "
+            f"FashionMNIST is not in {' or '.join(map(str, roots))} and the download into {target} failed ({reason}). "
             "Three ways to have it: --data-root with the four original files, Debian's package "
             "dataset-fashion-mnist, or a network for the download"
         ) from error

@@ -118,7 +118,7 @@ def check_activation(config: RunConfig) -> None:
             for width in sorted(set(config.hidden)):
                 MLP(1, [width], 1, entry.name, parameters, config.style)(torch.zeros(2, 1)).sum().backward()
     except (ValueError, RuntimeError, OverflowError) as error:
-        raise UserError(f"activation {config.act!r}: {str(error).splitlines()[0]}") from error
+        raise UserError(f"activation {config.act!r}: {_first_line(error)}") from error
 
 
 def run_directory(config: RunConfig, output_dir: Path) -> Path:
@@ -171,7 +171,7 @@ def prepare(config: RunConfig) -> _Parts:
         )
         model.to(device)
     except (ValueError, RuntimeError) as error:  # also a network that does not fit into the memory
-        raise UserError(f"the network cannot be built: {str(error).splitlines()[0]}") from error
+        raise UserError(f"the network cannot be built: {_first_line(error)}") from error
     loader = TensorLoader(
         data.train, config.batch_size, shuffle=data.shuffle, drop_last=data.drop_last, seed=config.seed
     )
@@ -238,10 +238,11 @@ def check_run_directory(config: RunConfig, directory: Path, *, resume: bool = Fa
             "--resume goes on with it, --overwrite starts over, --output-dir takes another place"
         )
     try:
-        saved = yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))["config"]
-    except (OSError, yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
+        saved = dict(yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))["config"])
+        saved["act"] = activation_slug(saved["act"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, UserError) as error:
         raise UserError(f"{directory / 'config.yaml'} cannot be read; --overwrite starts over") from error
-    mine = config.model_dump(mode="json")
+    mine = {**config.model_dump(mode="json"), "act": activation_slug(config.act)}
     different = [
         f"{name} {saved.get(name)!r} -> {value!r}"
         for name, value in mine.items()
@@ -289,13 +290,15 @@ class _Run:
             "trainer": self.trainer,
             "early_stopping": self.early_stopping,
             "best": self.best,
-            "diagnostics": self.diagnostics,
             "random": _RandomState(),
         }
+        if config.diagnostics:
+            self.resumable["diagnostics"] = self.diagnostics
         self.last = Checkpoint(self.resumable, saver, filename_pattern="last.pt")
         self._bind(sinks)
         if not quiet and sys.stderr.isatty():
-            ProgressBar(desc=activation_slug(config.act)).attach(self.trainer)
+            often = Events.ITERATION_COMPLETED(every=math.ceil(len(parts.loader) / 50))  # every step is redrawn
+            ProgressBar(desc=activation_slug(config.act)).attach(self.trainer, event_name=often)
 
     def _bind(self, sinks: FanOut) -> None:
         """Binds the handlers; at the end of an epoch they run in this order."""
@@ -329,6 +332,8 @@ class _Run:
         self.begin -= self.state.seconds
         if self.state.stop == "all_epochs" and self.state.epoch < self.parts.config.max_epochs:
             self.state.stop = None
+        elif self.state.stop is None and self.state.epoch >= self.parts.config.max_epochs:
+            self.state.stop = "all_epochs"
 
     def _decide(self, engine: Engine) -> None:
         """Whether this epoch was the last one, and why; the answer goes into the checkpoint."""
@@ -468,8 +473,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         schema = checkpoint["run"]["schema"]
     except Exception as error:  # torch raises many kinds for a file that is none of its own
-        reason = str(error).splitlines()[0]
-        raise UserError(f"the checkpoint {path} cannot be read: {reason}; --overwrite starts over") from error
+        raise UserError(
+            f"the checkpoint {path} cannot be read: {_first_line(error)}; --overwrite starts over"
+        ) from error
     if schema != SCHEMA:
         raise UserError(f"the checkpoint {path} has version {schema!r}, this program reads {SCHEMA}")
     return checkpoint
@@ -525,14 +531,19 @@ def _is_finished(directory: Path, config: RunConfig) -> bool:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {error}; --overwrite starts over") from error
+        if content["schema"] != SCHEMA:
+            raise ValueError(f"it has version {content['schema']!r}, this program reads {SCHEMA}")
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{path} cannot be read: {_first_line(error)}; --overwrite starts over") from error
     return dict(content)
 
 
 def _reports(directory: Path) -> list[EpochReport]:
     path = directory / "epochs.jsonl"
-    return read_reports(path) if path.exists() else []
+    try:
+        return read_reports(path) if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {_first_line(error)}; --overwrite starts over") from error
 
 
 def _last_report(directory: Path) -> EpochReport | None:
@@ -598,6 +609,10 @@ def _scalar(text: str) -> Parameter:
         with contextlib.suppress(ValueError):
             return kind(text)
     return {"true": True, "false": False}.get(text.lower(), text)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _finite(value: float) -> float | None:

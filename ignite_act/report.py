@@ -54,8 +54,9 @@ class EpochReport:
         Raises:
             ValueError: if the data is of another version of the format.
         """
-        if data.get("schema") != SCHEMA:
-            raise ValueError(f"cannot read a report of schema {data.get('schema')!r}, this is schema {SCHEMA}")
+        schema = data.get("schema") if isinstance(data, Mapping) else None
+        if schema != SCHEMA:
+            raise ValueError(f"cannot read a report of schema {schema!r}, this is schema {SCHEMA}")
         return cls(**{name: _decoded(value) for name, value in data.items() if name != "schema"})
 
     @property

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import click
 import torch
+from ignite.engine import Engine
 from torch.utils.data import DataLoader, Dataset
+from torchvision.models import resnet18
 from torchvision.transforms import Compose, Normalize, ToPILImage, ToTensor
 
-from ignite_act import Diagnostics
+from ignite_act import ActivationStats, DeadNeurons, Diagnostics, GradientStats
 from ignite_act.data import Data, TensorLoader, fashion_mnist
 from ignite_act.engines import create_trainer, loss_function
 from ignite_act.models import MLP
@@ -76,6 +78,76 @@ def epoch(rounds: int, data_root: Path | None) -> None:
     slow = measure({"usual": bare(usual), "ours": contenders["ignite_act, diagnostics off"]}, max(1, rounds // 3))
     ratio = statistics.median(a / b for a, b in zip(slow["usual"], slow["ours"], strict=True))
     click.echo(f"a DataLoader with per-sample transforms takes {ratio:.1f} times as long as ours, diagnostics off")
+
+
+@main.command()
+@click.option("--rounds", default=9, show_default=True, help="interleaved rounds")
+@click.option("--network", "only", type=click.Choice(["mlp", "resnet18", "transformer"]), help="this one alone")
+def overhead(rounds: int, only: str | None) -> None:
+    """The same training steps bare and with each handler, on three networks."""
+    for network, (build, batch, steps) in NETWORKS.items():
+        if only in (None, network):
+            click.echo(f"{network}: epochs of {steps} steps, {torch.get_num_threads()} threads, {rounds} rounds")
+            runs = {name: trained(build, batch, steps, attach) for name, attach in WATCHERS.items()}
+            show_ratios(measure(runs, rounds), "bare")
+
+
+Attach = Callable[[torch.nn.Module, torch.optim.Optimizer, Engine], object]
+
+WATCHERS: dict[str, Attach] = {
+    "bare": lambda model, optimizer, engine: None,
+    "bare again (noise floor)": lambda model, optimizer, engine: None,
+    "GradientStats": lambda model, optimizer, engine: GradientStats(model).attach(engine),
+    "DeadNeurons": lambda model, optimizer, engine: DeadNeurons(model).attach(engine),
+    "ActivationStats": lambda model, optimizer, engine: ActivationStats(model).attach(engine),
+    "all three": lambda model, optimizer, engine: Diagnostics(model).attach(engine),
+    "all three, every=1": lambda model, optimizer, engine: Diagnostics(model, every=1).attach(engine),
+    "all three, every=10": lambda model, optimizer, engine: Diagnostics(model, every=10).attach(engine),
+}
+
+
+class Encoder(torch.nn.Module):
+    """A small transformer encoder with a classifier over the mean of its outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = torch.nn.TransformerEncoderLayer(64, 4, 256, dropout=0.0, activation="gelu", batch_first=True)
+        self.encoder = torch.nn.TransformerEncoder(layer, 3, enable_nested_tensor=False)
+        self.head = torch.nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.encoder(x).mean(1))
+
+
+NETWORKS: dict[str, tuple[Callable[[], torch.nn.Module], tuple[int, ...], int]] = {
+    "mlp": (lambda: MLP(784, (512, 256, 256, 128), 10), (256, 784), 60),
+    "resnet18": (lambda: resnet18(num_classes=10), (16, 3, 32, 32), 10),
+    "transformer": (Encoder, (32, 32, 64), 20),
+}
+
+
+def trained(
+    build: Callable[[], torch.nn.Module], batch: tuple[int, ...], steps: int, attach: Attach
+) -> Callable[[], None]:
+    """A training epoch of so many steps on random data, with something attached to its engine."""
+    torch.manual_seed(0)
+    model = build()
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3, momentum=0.9)
+    data = [(torch.randn(batch), torch.randint(10, batch[:1])) for _ in range(4)]
+
+    def step(engine: Engine, index: int) -> None:
+        x, y = data[index % len(data)]
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+
+    trainer = Engine(step)
+    attach(model, optimizer, trainer)
+
+    def run() -> None:
+        trainer.run(range(steps), max_epochs=1)
+
+    return run
 
 
 def transformed_images(data: Data) -> Dataset[tuple[torch.Tensor, int]]:

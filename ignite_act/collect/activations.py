@@ -17,8 +17,8 @@ from ignite_act.stats import Distribution
 class ActivationCollector(SiteCollector[Distribution]):
     """Count, mean, population deviation, extremes, zero and saturated fraction, histogram of every site's output.
 
-    A value is saturated where ``|f'(z)|`` is below 5 % of its maximum (`Activation.saturated_intervals`); of a module
-    whose derivative is not known none is. Arguments: see `SiteCollector`.
+    A value is saturated where ``|f'(z)|`` is below 5 % of its maximum (`Activation.saturated_intervals`); where that
+    is not known (a hand-written module, PReLU's learned slope) none is. Arguments: see `SiteCollector`.
     """
 
     def __init__(

@@ -46,14 +46,15 @@ class Every:
 
     def reset(self) -> None:
         """Makes the next tick the first one."""
-        self._count = 0
+        self.count = 0
+        """Ticks so far."""
         self._tick: object = None
         self._answer = False
 
     def __call__(self, tick: object) -> bool:
         if tick is None or tick != self._tick:
-            self._tick, self._answer = tick, self._count % self.n == 0
-            self._count += 1
+            self._tick, self._answer = tick, self.count % self.n == 0
+            self.count += 1
         return self._answer
 
 

@@ -22,6 +22,7 @@ from ignite_act.activations import Activation, recognised_call, recognised_modul
 from ignite_act.collect.layout import ChannelAxes
 from ignite_act.collect.names import module_names
 
+_FUSING = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
 _is_compiling = torch.compiler.is_compiling
 
 
@@ -87,6 +88,8 @@ class ModuleInfo(NamedTuple):
     activation_fn: Activation | None
     whole_for: tuple[SiteObserver, ...]
     """Observers that measure the module from the outside, as one site."""
+    fuses: bool
+    """Whether torch may compute it in one fused kernel in eval mode, but would not below a function mode."""
 
 
 class _Frame:
@@ -123,6 +126,9 @@ class ForwardTap:
         self._iteration: int | None = None
         self._mode = _CallMode(self)
         self._mode_entered = False
+        self._suspended_at = 0  # depth of the module around which the mode is taken away
+        self.fused: dict[int, None] = {}
+        """Modules whose calls were left to torch's fused kernels, by their ids."""
         self._remove_hooks: weakref.finalize[..., ForwardTap] | None = None
         self.axes = ChannelAxes()
 
@@ -184,7 +190,7 @@ class ForwardTap:
                 whole_for = tuple(self._observers)  # a registered class that torch does not know
             else:
                 whole_for = tuple(o for o in self._observers if o.chooses_module(module, names))
-            info = ModuleInfo(type(module), names, activation_fn, whole_for)
+            info = ModuleInfo(type(module), names, activation_fn, whole_for, isinstance(module, _FUSING))
             self._infos[id(module)] = info
             if module is model or whole_for or not _is_inert(module, activation_fn):
                 self._followed[id(module)] = info
@@ -210,11 +216,19 @@ class ForwardTap:
                 frame.pre_activation = args[0]
                 frame.version = _version(args[0])
         self._stack.append(frame)
+        if info.fuses and not module.training and not torch.is_grad_enabled():
+            self.fused[id(module)] = None
+            if not self._suspended_at:
+                self._suspended_at = self._depth
+                self._leave_mode()
 
     def leave(self, module: nn.Module, output: Any) -> None:
         """A module's forward ends, by a return or by an exception."""
         if id(module) not in self._followed or self._depth == 0:
             return
+        if self._live and self._depth == self._suspended_at:
+            self._suspended_at = 0
+            self._enter_mode()
         self._depth -= 1
         if self._live:
             while self._stack:  # frames above are left over from exceptions that no hook was told of
@@ -264,18 +278,25 @@ class ForwardTap:
         if module is self._model() or iteration is None or iteration != self._iteration:
             self._calls.clear()
         self._iteration = iteration
-        if not self._mode_entered:
-            self._mode_entered = True
-            self._mode.__enter__()
+        self._enter_mode()
 
     def _end_forward(self) -> None:
-        if self._mode_entered:
-            self._mode_entered = False
-            self._mode.__exit__(None, None, None)
+        self._leave_mode()
+        self._suspended_at = 0
         self._depth = 0
         self._live = ()
         self._stack.clear()
         self.axes.clear()
+
+    def _enter_mode(self) -> None:
+        if not self._mode_entered:
+            self._mode_entered = True
+            self._mode.__enter__()
+
+    def _leave_mode(self) -> None:
+        if self._mode_entered:
+            self._mode_entered = False
+            self._mode.__exit__(None, None, None)
 
     def _emit_whole(self, frame: _Frame, output: Any) -> None:
         result = _first_tensor(output)

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from ignite_act.collect.base import Collector, Every
 from ignite_act.collect.names import Pattern, Patterns, as_patterns, clean, matches
 from ignite_act.collect.optimizers import StepTap
-from ignite_act.stats import ABSENT, Magnitude, magnitude
+from ignite_act.stats import ABSENT, SCRATCH, Magnitude, magnitude
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class GradientCollector(Collector):
         self._steps = 0
         self._skipped: dict[Optimizer, int | Tensor] = {}
         self._sampling: dict[Optimizer, Every] = {}
+        self._ticks: list[int] = []  # of the optimizers of a restored window, in the order of their first steps
         self._restored: Mapping[str, Any] | None = None
         self._begin()
 
@@ -77,8 +78,11 @@ class GradientCollector(Collector):
                 if self._statistic is None:
                     device = next(gradient.device for gradient in gradients if gradient is not None)
                     self._statistic = Magnitude(len(self._layers), device)
+                    self._scratch = torch.empty(
+                        min(SCRATCH, max(layer.size for layer in self._layers.values())), device=device
+                    )
                     self._sizes = torch.tensor([layer.size for layer in self._layers.values()], device=device)
-                means, maxima = magnitude(gradients, self._sizes)
+                means, maxima = magnitude(gradients, self._sizes, self._scratch)
                 scale: Tensor | None = getattr(optimizer, "grad_scale", None)
                 if scale is not None:
                     means, maxima = means / scale, maxima / scale
@@ -110,6 +114,8 @@ class GradientCollector(Collector):
     def _sampled(self, optimizer: Optimizer) -> bool:
         if optimizer not in self._sampling:
             self._sampling[optimizer] = Every(self._every.n)
+            if self._ticks:
+                self._sampling[optimizer].count = self._ticks.pop(0)
         return self._sampling[optimizer](None)
 
     def _begin(self) -> None:
@@ -126,6 +132,7 @@ class GradientCollector(Collector):
         self._steps = 0
         self._skipped = {}
         self._sampling = {}
+        self._ticks = []
         self._restored = None
 
     def _selects(self, layer: str, name: str, parameter: nn.Parameter, owner: type[nn.Module]) -> bool:
@@ -196,6 +203,7 @@ class GradientCollector(Collector):
             "layers": [layer.name for layer in self._layers.values()],
             "skipped": self._skipped_steps(),
             "magnitude": window.state_dict() if window is not None else {},
+            "ticks": [every.count for every in self._sampling.values()] + self._ticks,
         }
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
@@ -203,6 +211,7 @@ class GradientCollector(Collector):
         if list(state["layers"]) != layers:
             raise ValueError(f"the state is of a model with the layers {list(state['layers'])}, this one has {layers}")
         self._restored = state
+        self._ticks = list(state["ticks"])
 
 
 def _parameters(optimizer: Optimizer) -> Iterator[nn.Parameter]:

@@ -113,6 +113,8 @@ def _watch_scalers() -> None:
 
     @functools.wraps(original)
     def step(scaler: torch.amp.GradScaler, optimizer: Optimizer, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(optimizer, Optimizer):
+            return original(scaler, optimizer, *args, **kwargs)
         reached = False
 
         def note(*_: Any) -> None:
@@ -121,12 +123,13 @@ def _watch_scalers() -> None:
 
         handle = optimizer.register_step_pre_hook(note)
         try:
-            return original(scaler, optimizer, *args, **kwargs)
+            result = original(scaler, optimizer, *args, **kwargs)
         finally:
             handle.remove()
-            if not reached:
-                for listener in _skip_listeners:
-                    listener(optimizer)
+        if not reached:
+            for listener in _skip_listeners:
+                listener(optimizer)
+        return result
 
     torch.amp.GradScaler.step = step  # type: ignore[method-assign, assignment]
 

@@ -53,7 +53,7 @@ class SiteCollector(Collector, Generic[S]):
         self._statistics: dict[SiteKey, S] = {}
         self._restored: dict[str, S] = {}
         self._failed: dict[SiteKey, str] = {}
-        self._learning = False
+        self._rank = 0
         self._tap = ForwardTap.of(self.model)
 
     # What a diagnostic defines.
@@ -79,17 +79,18 @@ class SiteCollector(Collector, Generic[S]):
     def wants_forward(self) -> bool:
         """Whether the forward that begins now belongs to the window and is one of the sampled ones.
 
-        A window in which the model learns (training mode or gradients enabled) is not mixed with evaluations: what
-        an evaluation left in it before the first such forward is dropped, later ones are left out.
+        A window does not mix forwards of different kinds. Training mode goes before evaluation mode with gradients,
+        and that before evaluation mode without: what a lower kind has left in the window is dropped when a higher one
+        comes, and later lower ones are left out.
         """
         model = self._model()
         if model is None or not self.gate():
             return False
-        learning = model.training or torch.is_grad_enabled()
-        if self._learning and not learning:
+        rank = 2 if model.training else int(torch.is_grad_enabled())
+        if rank < self._rank:
             return False
-        if learning and not self._learning:
-            self._learning = True
+        if rank > self._rank:
+            self._rank = rank
             self._statistics.clear()
             self._every.reset()
         return self._every(self.clock())
@@ -150,7 +151,7 @@ class SiteCollector(Collector, Generic[S]):
         self._statistics = {}
         self._restored = {}
         self._failed = {}
-        self._learning = False
+        self._rank = 0
 
     def _watch(self) -> None:
         self._tap.add(self)
@@ -180,6 +181,10 @@ class SiteCollector(Collector, Generic[S]):
         for module, info in self._tap.modules.items():
             if issubclass(info.kind, _FUSED):
                 reason = "its activations are computed inside a fused kernel"
+            elif (
+                issubclass(info.kind, nn.TransformerEncoderLayer) and module in self._tap.fused and module not in called
+            ):
+                reason = "in eval mode without gradients torch computes it in one fused kernel"
             elif info.activation_fn is not None and info.activation_fn.pointwise and module not in called:
                 reason = "it was not called in this window, or only inside compiled code"
             else:
@@ -213,8 +218,10 @@ class SiteCollector(Collector, Generic[S]):
         return [".".join(part for part in (name, key.function) if part) for name in info.names] if info else []
 
     def _state(self) -> dict[str, Any]:
-        return {"sites": {name: statistic.state_dict() for name, statistic in self._window().items()}}
+        sites = {name: statistic.state_dict() for name, statistic in self._window().items()}
+        return {"sites": sites, "ticks": self._every.count, "rank": self._rank}
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
         self._restored = {name: self._restore(item) for name, item in state["sites"].items()}
-        self._learning = bool(self._restored)
+        self._rank = int(state["rank"])
+        self._every.count = state["ticks"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from ignite.engine import Engine, Events, RemovableEventHandle
@@ -90,7 +90,7 @@ class WindowHandler(ABC):
         for collector in self._collectors:
             collector.start()
 
-    def _on_cut_short(self, engine: Engine) -> None:
+    def _on_cut_short(self, engine: Engine, iter_counter: int) -> None:  # Ignite insists on the second name
         self._cut_short = True
 
     def _on_epoch_completed(self, engine: Engine) -> None:
@@ -110,15 +110,18 @@ class WindowHandler(ABC):
         """Finishes the collectors' window and hands the numbers on."""
 
 
-def _gate(engine: weakref.ref[Engine]):  # type: ignore[no-untyped-def]
+def _gate(engine: weakref.ref[Engine]) -> Callable[[], bool]:
     def in_step() -> bool:
         own = engine()
-        return own is not None and own.last_event_name is Events.ITERATION_STARTED
+        if own is None:
+            return False
+        last = own.last_event_name  # the user's own events may be fired inside the step
+        return last is Events.ITERATION_STARTED or not isinstance(last, Events)
 
     return in_step
 
 
-def _clock(engine: weakref.ref[Engine]):  # type: ignore[no-untyped-def]
+def _clock(engine: weakref.ref[Engine]) -> Callable[[], int | None]:
     def iteration() -> int | None:
         own = engine()
         return own.state.iteration if own is not None else None

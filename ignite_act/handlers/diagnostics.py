@@ -51,6 +51,7 @@ class Diagnostics(WindowHandler):
         self._evaluator: Engine | None = None
         self._report: EpochReport | None = None
         self._started = 0.0
+        self._epoch = 0
 
     def attach(self, trainer: Engine, evaluator: Engine | None = None) -> Self:
         """Reports on the trainer's epochs from now on.
@@ -101,6 +102,7 @@ class Diagnostics(WindowHandler):
     def _on_epoch_started(self, engine: Engine) -> None:
         super()._on_epoch_started(engine)
         self._started = time.perf_counter()
+        self._epoch = engine.state.epoch
 
     def _publish(self, engine: Engine, partial: bool) -> None:
         seconds = sum(collector.seconds for collector in self._collectors)
@@ -111,7 +113,7 @@ class Diagnostics(WindowHandler):
             engine.state.metrics[name] = {label: metrics(row) for label, row in rows.items()}
         now = time.perf_counter()
         self._report = EpochReport(
-            epoch=engine.state.epoch,
+            epoch=self._epoch,
             iteration=engine.state.iteration,
             partial=partial,
             scores=scores(engine, self._evaluator),

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -13,7 +14,7 @@ Row = Mapping[str, Any]
 Column = tuple[str, Callable[[Row], str]]
 
 
-def variants_table(rows: Iterable[Row]) -> Table:
+def variants_table(rows: Iterable[Row]) -> Group:
     """One line a variant, the best one first."""
     return _table(
         "variants",
@@ -28,7 +29,7 @@ def variants_table(rows: Iterable[Row]) -> Table:
     )
 
 
-def layers_table(title: str, rows: Iterable[Row]) -> Table:
+def layers_table(title: str, rows: Iterable[Row]) -> Group:
     """The gradients of one variant, one line a layer."""
     return _table(
         title,
@@ -42,7 +43,7 @@ def layers_table(title: str, rows: Iterable[Row]) -> Table:
     )
 
 
-def sites_table(title: str, rows: Iterable[Row]) -> Table:
+def sites_table(title: str, rows: Iterable[Row]) -> Group:
     """The activations of one variant, one line a site."""
     return _table(
         title,
@@ -58,18 +59,25 @@ def sites_table(title: str, rows: Iterable[Row]) -> Table:
     )
 
 
-def activations_table(rows: Iterable[Row]) -> Table:
+def activations_table(rows: Iterable[Row]) -> Group:
     """The registry, one line a function."""
     return _table(
         "activation functions",
         rows,
-        ("name", lambda row: row["name"]),
-        ("also", lambda row: ", ".join(row["aliases"])),
-        ("parameters", lambda row: ", ".join(f"{name}={value}" for name, value in row["parameters"].items())),
-        ("derivative 0 where", lambda row: intervals(row["flat"])),
+        ("name", _activation_cell),
+        ("slope 0 where", lambda row: intervals(row["flat"])),
         ("saturated where", lambda row: intervals(row["saturated"])),
         ("", lambda row: row["description"]),
     )
+
+
+def _activation_cell(row: Row) -> str:
+    also = f" ({', '.join(row['aliases'])})" if row["aliases"] else ""
+    parameters = [
+        f"  {name}={value:.4g}" if isinstance(value, float) else f"  {name}={value}"
+        for name, value in row["parameters"].items()
+    ]
+    return "\n".join([row["name"] + also, *parameters])
 
 
 def number(value: float | None) -> str:
@@ -94,17 +102,19 @@ def intervals(pieces: Iterable[tuple[float, float]] | None) -> str:
             parts.append(f"z >= {low:.4g}")
         else:
             parts.append(f"{low:.4g} <= z <= {high:.4g}")
-    return ", ".join(parts) or "nowhere"
+    return "\n".join(parts) or "nowhere"
 
 
-def _table(title: str, rows: Iterable[Row], *columns: Column) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+def _table(title: str, rows: Iterable[Row], *columns: Column) -> Group:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for index, (heading, _) in enumerate(columns):
-        words = index == 0 or heading in _TEXT
-        table.add_column(heading, justify="left" if words else "right", overflow="fold", no_wrap=not words)
+        left = index == 0 or heading in _LEFT
+        may_wrap = index == 0 or heading in _WRAPPED
+        table.add_column(heading, justify="left" if left else "right", overflow="fold", no_wrap=not may_wrap)
     for row in rows:
         table.add_row(*(Text(cell(row)) for _, cell in columns))
-    return table
+    return Group(Text(title, style="bold"), table)
 
 
-_TEXT = {"", "also", "parameters", "derivative 0 where", "saturated where", "stopped"}
+_LEFT = {"", "slope 0 where", "saturated where", "stopped"}
+_WRAPPED = {"", "stopped"}

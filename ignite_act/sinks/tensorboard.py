@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from pathlib import Path
 from typing import Any
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.summary import custom_scalars, histogram_raw
 
 from ignite_act.report import EpochReport
 
@@ -23,6 +27,9 @@ _CHARTS = {
 class TensorBoardSink:
     """Writes reports as TensorBoard events; the x-axis is the epoch.
 
+    Each report is on disk when `write` returns. (tensorboardX's ``SummaryWriter`` hands events to a thread: what it
+    holds is lost with the process, and a full disk ends the thread and then blocks the training.)
+
     Tags: ``gradients/<layer>``, ``dead_neurons/<site>``, ``activations/<site>`` (histogram), ``zero_fraction/<site>``,
     ``saturated_fraction/<site>``, ``activation_mean/<site>``, ``<score>/<split>``; dots in names become slashes. The
     custom-scalars tab has one chart per quantity with all its layers.
@@ -33,16 +40,20 @@ class TensorBoardSink:
     """
 
     def __init__(self, log_dir: str | Path, purge_after: int | None = None) -> None:
-        self._writer = SummaryWriter(
-            str(log_dir), purge_step=None if purge_after is None else purge_after + 1, flush_secs=30
-        )
+        Path(log_dir).mkdir(parents=True, exist_ok=True)
+        # The writer's own file names repeat within a second, and it overwrites; readers go by the order of the names.
+        suffix = f".{time.time_ns()}"
+        self._writer: EventsWriter | None = EventsWriter(str(Path(log_dir) / "events"), suffix)
+        if purge_after is not None:
+            self._write_event(purge_after + 1, session_log=SessionLog(status=SessionLog.START))
         charts = {title: ["Multiline", [f"^{re.escape(prefix)}/.+"]] for title, prefix in _CHARTS.items()}
         scores = {name: ["Multiline", [f"^{name}/.+"]] for name in ("loss", "accuracy")}
-        self._writer.add_custom_scalars({"inside the network": charts, "scores": scores})
+        self._write_event(0, summary=custom_scalars({"inside the network": charts, "scores": scores}))
 
     def write(self, report: EpochReport) -> None:
         """Writes one report."""
         scalars: dict[str, float] = {}
+        summary = Summary()
         for name, splits in report.scores.items():
             scalars.update({f"{_tag(name)}/{split}": value for split, value in splits.items()})
         for layer, row in report.gradients.items():
@@ -53,35 +64,42 @@ class TensorBoardSink:
             for quantity in ("zero_fraction", "saturated_fraction"):
                 scalars[f"{quantity}/{_tag(site)}"] = row[quantity]
             scalars[f"activation_mean/{_tag(site)}"] = row["mean"]
-            self._write_histogram(f"activations/{_tag(site)}", row, report.epoch)
+            summary.MergeFrom(_histogram(f"activations/{_tag(site)}", row))
         for tag, value in scalars.items():
-            self._writer.add_scalar(tag, value, report.epoch)
-        self._writer.flush()
+            summary.value.add(tag=tag, simple_value=value)
+        self._write_event(report.epoch, summary=summary)
 
     def close(self) -> None:
-        """Ends the event file."""
-        self._writer.close()
+        """Ends the event file; doing it twice is fine."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
 
-    def _write_histogram(self, tag: str, row: Any, epoch: int) -> None:
-        count = row["count"] - row["nonfinite"]
-        if not count:
-            return
-        mean, std = row["mean"], row["std"]
-        squares = count * (std * std + mean * mean)
-        if not math.isfinite(squares):
-            return
+    def _write_event(self, step: int, **content: Any) -> None:
+        if self._writer is None:
+            raise ValueError("the event file is closed")
+        self._writer.write_event(Event(wall_time=time.time(), step=step, **content))
+        self._writer.flush()
+
+
+def _histogram(tag: str, row: Any) -> Summary:
+    """The histogram of a row; empty where there is nothing to draw."""
+    count = row["count"] - row["nonfinite"]
+    mean, std = row["mean"], row["std"]
+    squares = count * (std * std + mean * mean)
+    if not count or not math.isfinite(squares):
+        return Summary()
+    return histogram_raw(
+        name=tag,
+        min=row["min"],
+        max=row["max"],
+        num=count,
+        sum=count * mean,
+        sum_squares=squares,
         # The first limit closes an empty bucket: TensorBoard takes a bucket to begin where the one before it ends.
-        self._writer.add_histogram_raw(
-            tag=tag,
-            min=row["min"],
-            max=row["max"],
-            num=count,
-            sum=count * mean,
-            sum_squares=squares,
-            bucket_limits=row["edges"],
-            bucket_counts=[0, *row["counts"]],
-            global_step=epoch,
-        )
+        bucket_limits=row["edges"],
+        bucket_counts=[0, *row["counts"]],
+    )
 
 
 def _tag(name: str) -> str:

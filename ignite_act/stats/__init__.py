@@ -8,7 +8,7 @@ with the host.
 
 from ignite_act.stats.distribution import Distribution
 from ignite_act.stats.histogram import FloatHistogram
-from ignite_act.stats.magnitude import ABSENT, Magnitude, magnitude
+from ignite_act.stats.magnitude import ABSENT, SCRATCH, Magnitude, magnitude
 from ignite_act.stats.units import UnitLife
 
-__all__ = ["ABSENT", "Distribution", "FloatHistogram", "Magnitude", "UnitLife", "magnitude"]
+__all__ = ["ABSENT", "SCRATCH", "Distribution", "FloatHistogram", "Magnitude", "UnitLife", "magnitude"]

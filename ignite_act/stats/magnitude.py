@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import torch
@@ -13,6 +13,9 @@ from ignite_act.stats.base import Statistic, accumulator_dtype
 
 ABSENT = -1.0
 """Stands for "no value in this step" where a magnitude, never negative, is expected."""
+
+SCRATCH = 1 << 19
+"""Elements of the buffer that `magnitude` works in: two megabytes."""
 
 _AT_ONCE = 32
 _NEVER = torch.iinfo(torch.int64).max
@@ -95,6 +98,11 @@ class Magnitude(Statistic):
         self._take_in()
         return super().state_dict()
 
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over what `state_dict` returned; what was there before is dropped."""
+        self._waiting.clear()
+        super().load_state_dict(state)
+
     def _take_in(self) -> None:
         """Adds the waiting steps to the state."""
         if not self._waiting:
@@ -112,7 +120,7 @@ class Magnitude(Statistic):
         self.first_nonfinite = torch.minimum(self.first_nonfinite, torch.where(broken, iterations, _NEVER).amin(0))
 
 
-def magnitude(tensors: Sequence[Tensor | None], sizes: Tensor) -> tuple[Tensor, Tensor]:
+def magnitude(tensors: Sequence[Tensor | None], sizes: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
     """mean(\\|x\\|) and max(\\|x\\|) of each tensor, without leaving the device.
 
     Complex numbers count with their modulus; of a sparse tensor the entries that are not stored are zeros.
@@ -120,31 +128,39 @@ def magnitude(tensors: Sequence[Tensor | None], sizes: Tensor) -> tuple[Tensor, 
     Args:
         tensors: at least one that is not None.
         sizes: number of elements of each, ``(len(tensors),)``, on the device of the result.
+        scratch: float32, one dimension: absolute values are written here, a piece of a tensor at a time, and read
+            again while they are in the cache.
 
     Returns:
-        Two tensors ``(len(tensors),)``; the mean is negative for None and for tensors without elements.
+        Two tensors ``(len(tensors),)``, negative for None and for tensors without elements.
     """
     doubles = (torch.float64, torch.complex128)
     wide = torch.float64 if any(x is not None and x.dtype in doubles for x in tensors) else torch.float32
-    absent = torch.full((), ABSENT, dtype=wide, device=sizes.device)
-    totals, lows, highs = [], [], []
+    totals, maxima = [], []
     for tensor in tensors:
         if tensor is not None and tensor.layout != torch.strided:
             tensor = tensor.coalesce().values() if tensor.layout == torch.sparse_coo else tensor.values()
             tensor = tensor if tensor.numel() else tensor.new_zeros(1)
         if tensor is None or tensor.numel() == 0:
-            total = low = high = absent
-        elif tensor.is_complex():
+            total = maximum = torch.full((), ABSENT, dtype=wide, device=sizes.device)
+        elif tensor.dtype == scratch.dtype and tensor.is_contiguous() and tensor.device == scratch.device:
+            total, maximum = _by_pieces(tensor.view(-1), scratch)
+        else:
             absolute = tensor.abs()
-            total, low = absolute.sum(), (high := absolute.amax())
-        else:  # the extremes first: they bring the values into the cache
-            low, high = torch.aminmax(tensor)
-            total = tensor.abs().sum(dtype=wide)
+            total, maximum = absolute.sum(dtype=wide), absolute.amax()
         totals.append(total)
-        lows.append(low)
-        highs.append(high)
-    means = _stacked(totals, wide, sizes.device) / sizes
-    return means, torch.maximum(-_stacked(lows, wide, sizes.device), _stacked(highs, wide, sizes.device))
+        maxima.append(maximum)
+    return _stacked(totals, wide, sizes.device) / sizes, _stacked(maxima, wide, sizes.device)
+
+
+def _by_pieces(values: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum and maximum of the absolute values of a tensor ``(n,)``."""
+    size = scratch.numel()
+    if values.numel() <= size:
+        absolute = torch.abs(values, out=scratch[: values.numel()])
+        return absolute.sum(), absolute.amax()
+    totals, maxima = zip(*(_by_pieces(piece, scratch) for piece in values.split(size)), strict=True)
+    return torch.stack(totals).sum(), torch.stack(maxima).amax()
 
 
 def _stacked(numbers: list[Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:

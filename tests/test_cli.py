@@ -1,0 +1,340 @@
+"""The command line."""
+
+import gzip
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from ignite_act import __version__, data, experiment
+from ignite_act.activations import ACTIVATIONS
+from ignite_act.cli import main
+from ignite_act.config import StudyConfig
+
+ROOT = Path(__file__).parents[1]
+TINY = ["--hidden", "8", "--max-epochs", "1", "--batch-size", "256"]
+
+
+@pytest.fixture
+def invoke(tmp_path, monkeypatch):
+    """Calls the command in an empty directory, on a terminal of 200 columns."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    return lambda *arguments: CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def runs(tmp_path):
+    """The finished runs below a directory."""
+    return sorted(str(path.parent.relative_to(tmp_path)) for path in tmp_path.rglob("summary.json"))
+
+
+def python(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        capture_output=True, text=True, timeout=120, check=False, env={**os.environ, **environment},
+    )  # fmt: skip
+
+
+# Help
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["activations", "--help"], ["--version"], ["-h"]])
+def test_help_is_light(arguments):
+    """Help and version are shown without importing torch, Ignite, scikit-learn or TensorBoard."""
+    code = (
+        "import sys; from ignite_act.cli import main\n"
+        f"try: main({arguments!r})\n"
+        "except SystemExit as end: assert not end.code, end.code\n"
+        "heavy = {'torch', 'torchvision', 'ignite', 'sklearn', 'numpy', 'tensorboardX', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = python("-W", "error", "-c", code)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert ("Usage:" in done.stdout) or (__version__ in done.stdout)
+
+
+def test_help_shows_every_option_and_default(invoke):
+    """Every setting is an option with its default, those that depend on the data with one per data set."""
+    text = " ".join(invoke("run", "--help").stdout.split())
+    for name in StudyConfig.model_fields:
+        assert f"--{name.replace('_', '-')}" in text
+    for flag in ("--config", "--output-dir", "--resume", "--overwrite", "-q, --quiet"):
+        assert flag in text
+    assert text.count("[default: ") == len(StudyConfig.model_fields) + 1
+    for default in (
+        "[default: digits]", "[default: 512,256,256,128; 5,5,5,5 for circles; 32,64 for a cnn]",
+        "[default: 0.01 for digits, 0.0001 for circles, 0.01 for fashionmnist]", "[default: 0.9]", "[default: 42]",
+        "[default: 50 for digits, 300 for circles, 50 for fashionmnist]", "[default: relu]", "[default: runs]",
+        "[default: auto]", "[default: off]", "[default: on]", "[default: none]", "[default: 1]",
+    ):  # fmt: skip
+        assert default in text
+
+
+# What works
+
+
+def test_run(invoke, tmp_path):
+    """A run shows an epoch line, tables per variant and layer, and where to find everything."""
+    done = invoke("run", *TINY, "--act", "tanh", "--act", "leakyrelu:negative_slope=0.1", "--output-dir", "my runs")
+    assert done.exit_code == 0, done.output
+    names = ["leakyrelu-negative_slope=0.1", "tanh"]
+    assert runs(tmp_path) == [f"my runs/digits/{name}/seed-42" for name in names]
+    output = done.stdout
+    assert [line for line in output.splitlines() if line.startswith("[")] == [
+        "[1/2] tanh on digits, seed 42",
+        "[2/2] leakyrelu-negative_slope=0.1 on digits, seed 42",
+    ]
+    assert output.count("epoch 1/1 | loss train") == 2
+    for name in names:
+        assert f"{name}: gradients, last epoch" in output
+        assert f"{name}: activations of the best weights, all training samples" in " ".join(output.split())
+        assert f"run directory  my runs/digits/{name}/seed-42\n" in output
+    for part in ("layers.0", "layers.1", "layers.2", "mean |grad|", "variants", "all 1 epochs done"):
+        assert part in output
+    assert output.rstrip().endswith("--logdir 'my runs'")
+    assert "tensorboard" in output.splitlines()[-1]
+    assert done.stderr == ""
+
+
+def test_default_directory(invoke, tmp_path):
+    """Without a place, runs/ is made."""
+    assert invoke("run", *TINY, "-q").exit_code == 0
+    assert runs(tmp_path) == ["runs/digits/relu/seed-42"]
+
+
+def test_options_reach_the_run(invoke, tmp_path):
+    """Every option ends in the run's configuration."""
+    options = {
+        "data": "circles", "model": "mlp", "hidden": "7,6", "style": "functional", "optimizer": "rmsprop", "lr": 0.125,
+        "momentum": 0.5, "weight_decay": 0.25, "batch_size": 64, "max_epochs": 2, "patience": 1, "device": "cpu",
+        "accumulate": 2, "clip_norm": 0.75, "every": 3, "seed": 7, "act": "swish", "data_root": "somewhere",
+    }  # fmt: skip
+    arguments = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
+    done = invoke("run", *arguments, "--amp", "--no-diagnostics", "-q")
+    assert done.exit_code == 0, done.output
+    saved = yaml.safe_load(next(tmp_path.rglob("config.yaml")).read_text(encoding="utf-8"))["config"]
+    assert saved == {**options, "hidden": [7, 6], "amp": True, "diagnostics": False}
+    assert set(saved) == set(StudyConfig.model_fields)
+
+
+def test_config_with_override(invoke, tmp_path):
+    """Options override the file."""
+    Path("study.yaml").write_text("act: [tanh, elu]\nhidden: [8]\nmax_epochs: 9\nseed: 3\n", encoding="utf-8")
+    done = invoke("run", "--config", "study.yaml", "--max-epochs", 1, "--act", "relu6", "-q")
+    assert done.exit_code == 0, done.output
+    assert runs(tmp_path) == ["runs/digits/relu6/seed-3"]
+    saved = yaml.safe_load(next(tmp_path.rglob("config.yaml")).read_text(encoding="utf-8"))["config"]
+    assert (saved["hidden"], saved["max_epochs"]) == ([8], 1)
+
+
+@pytest.mark.parametrize("style", ["module", "functional"])
+def test_all(invoke, tmp_path, style):
+    """`--act all` trains every activation that the style has, and the last table has a row for each."""
+    done = invoke("run", *TINY, "--act", "all", "--style", style)
+    assert done.exit_code == 0, done.output
+    names = {
+        name
+        for name, entry in ACTIVATIONS.items()
+        if entry.pointwise and (style == "module" or entry.functional is not None)
+    }
+    assert runs(tmp_path) == sorted(f"runs/digits/{name}/seed-42" for name in names)
+    table = done.stdout[done.stdout.rindex("variants") :]
+    assert names <= {line.split()[0] for line in table.splitlines() if line.split()}
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_activations(invoke, monkeypatch, columns):
+    """`activations` lists every entry with its name in one piece, its aliases and its flat region."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    done = invoke("activations")
+    assert (done.exit_code, done.stderr) == (0, "")
+    first = {line.split()[0] for line in done.stdout.splitlines() if line.split()}
+    assert set(ACTIVATIONS) <= first
+    assert "swish" in done.stdout
+    lines = done.stdout.splitlines()
+    relu6 = next(number for number, line in enumerate(lines) if line.split()[:1] == ["relu6"])
+    assert lines[relu6].count("z <= 0") == 2
+    assert lines[relu6 + 1].count("z >= 6") == 2
+
+
+def test_quiet(invoke):
+    """`--quiet` prints nothing."""
+    done = invoke("run", *TINY, "--quiet", "--act", "relu", "--act", "tanh")
+    assert (done.exit_code, done.output) == (0, "")
+
+
+def test_again(invoke, tmp_path):
+    """The same command again says what is there and how to go on; the flags go on and start over."""
+    assert invoke("run", *TINY, "-q").exit_code == 0
+    content = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    again = invoke("run", *TINY, "--act", "tanh", "--act", "relu")
+    assert again.exit_code == 2
+    assert again.stderr.count("\n") == 1
+    assert again.stderr.startswith("error: runs/digits/relu/seed-42 holds a finished run of 1 epoch")
+    assert all(flag in again.stderr for flag in ("--resume", "--overwrite", "--output-dir"))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == content  # not even tanh ran
+    resumed = invoke("run", *TINY[:2], "--max-epochs", 3, *TINY[4:], "--resume")
+    assert resumed.exit_code == 0, resumed.output
+    assert [line[:9] for line in resumed.stdout.splitlines() if line.startswith("epoch")] == ["epoch 2/3", "epoch 3/3"]
+    assert invoke("run", *TINY, "--overwrite", "-q").exit_code == 0
+    assert len((tmp_path / "runs/digits/relu/seed-42/epochs.jsonl").read_text(encoding="utf-8").splitlines()) == 1
+
+
+def test_resume_finishes_a_study(invoke, tmp_path):
+    """With --resume, finished variants are kept and the missing ones are trained; all are in the table."""
+    assert invoke("run", *TINY, "-q").exit_code == 0
+    before = (tmp_path / "runs/digits/relu/seed-42/summary.json").stat().st_mtime_ns
+    done = invoke("run", *TINY, "--resume", "--act", "relu", "--act", "tanh")
+    assert done.exit_code == 0, done.output
+    assert runs(tmp_path) == ["runs/digits/relu/seed-42", "runs/digits/tanh/seed-42"]
+    assert (tmp_path / "runs/digits/relu/seed-42/summary.json").stat().st_mtime_ns == before
+    assert "relu: gradients, last epoch" in done.stdout
+
+
+def test_interrupt(invoke, monkeypatch):
+    """Ctrl-C ends with 130 and says how to go on."""
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(experiment, "run", interrupt)
+    done = invoke("run", *TINY)
+    assert done.exit_code == 130
+    assert done.stderr.count("\n") == 1
+    assert "--resume" in done.stderr
+
+
+def test_script(tmp_path):
+    """scripts/run.py trains, from any directory."""
+    done = python(ROOT / "scripts/run.py", *TINY, "--act", "tanh", "--output-dir", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert runs(tmp_path) == ["digits/tanh/seed-42"]
+    assert "tanh: gradients, last epoch" in done.stdout
+
+
+@pytest.mark.parametrize("command", [[ROOT / "scripts/run.py"], ["-m", "ignite_act", "run"]])
+def test_exit_code(tmp_path, command):
+    """A user's error ends the process with exit code 2 and one line on stderr."""
+    done = python(*command, *TINY, "--lr", "-1", "--output-dir", tmp_path / "out")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: lr: input should be greater than 0, got -1.0\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+# Bad input
+
+LONG = "9" * 5000
+BAD_OPTIONS = [
+    *(["--act", act] for act in (
+        "nosuch", "", " ", ":", "../../x", "/etc/passwd", "relu:", "relu:=", "relu:x=1", "softmax", "re\nlu",
+        "leakyrelu:negative_slope=nan", "leakyrelu:negative_slope=[1]", "leakyrelu:negative_slope=",
+        "leakyrelu:negative_slope=1e999", f"leakyrelu:negative_slope={LONG}", "leakyrelu:negative_slope=" + "9" * 50,
+        "leakyrelu:negative_slope=!!python/object/apply:os.mkdir [out]", "gelu:approximate=../../x", "celu:alpha=0",
+        "rrelu:lower=2,upper=1", "prelu:num_parameters=3", "prelu:num_parameters=-1",
+    )),
+    ["--act", "all", "--act", "nosuch"],
+    ["--act", "relu", "--act", "rrelu", "--style", "functional"],
+    *(["--hidden", hidden] for hidden in ("", ",", "0", "-5", "8,x", "8;8", "1.5", "nan", LONG, "65537")),
+    *(["--lr", lr] for lr in ("", "0", "-1", "nan", "inf", "-inf", "1e999", "fast", "1e-999")),
+    *(["--momentum", momentum] for momentum in ("-0.1", "1", "nan", "inf")),
+    *(["--weight-decay", decay] for decay in ("-1", "nan", "inf")),
+    *(["--clip-norm", norm] for norm in ("0", "-1", "nan", "inf", "")),
+    *(["--seed", seed] for seed in ("-1", "1.5", "nan", "", str(2**31), str(2**64), "x")),
+    *([flag, number] for flag in ("--batch-size", "--max-epochs", "--accumulate", "--every")
+      for number in ("0", "-1", "1.5", "", "many")),
+    ["--patience", "-1"],
+    ["--data", "mnist"], ["--data", ""], ["--model", "rnn"], ["--style", "loud"], ["--optimizer", "lion"],
+    ["--device", "tpu"], ["--model", "cnn", "--data", "circles"],
+    ["--resume", "--overwrite"], ["--nonsense"], ["stray"],
+    ["--output-dir", ""], ["--output-dir", "file"], ["--output-dir", "file/below"], ["--output-dir", "x" * 300],
+    ["--config", ""], ["--config", "missing.yaml"], ["--config", "file"], ["--config", "file/x.yaml"],
+    ["--config", "line\nbreak.yaml"], ["--config", "unknown.yaml"], ["--config", "trap.yaml"], ["--config", "cut.yaml"],
+    ["--config", "bytes.yaml"], ["--config", "types.yaml"], ["--config", "acts.yaml"],
+]  # fmt: skip
+
+
+def assert_refused(done, before, after):
+    """Exit code 2, one line (or click's usage error), no traceback, nothing made."""
+    assert done.exit_code == 2, done.output
+    assert isinstance(done.exception, SystemExit)
+    assert "Traceback" not in done.output
+    lines = done.stderr.splitlines()
+    if lines[0].startswith("Usage: "):
+        assert sum(line.startswith("Error: ") for line in lines) == 1
+    else:
+        assert len(lines) == 1
+        assert lines[0].startswith("error: ")
+        assert len(lines[0]) > len("error: ")
+    assert after == before
+
+
+@pytest.mark.parametrize("options", BAD_OPTIONS, ids=lambda options: " ".join(options)[:50].replace("\n", " "))
+def test_bad_input(invoke, tmp_path, options):
+    """Bad input gives one clear line and exit code 2; nothing is made."""
+    for name, content in {
+        "file": b"not: [a mapping",
+        "unknown.yaml": b"nope: 1\nalso: 2\n",
+        "trap.yaml": b"act: !!python/object/apply:os.mkdir ['executed']\n",
+        "cut.yaml": b"lr: [0.1",
+        "bytes.yaml": b"\x80\x81",
+        "types.yaml": b"hidden: {8: 8}\nlr: true\nseed: [1]\n",
+        "acts.yaml": b"act: [relu, '../../x']\n",
+    }.items():
+        (tmp_path / name).write_bytes(content)
+    before = sorted(tmp_path.rglob("*"))
+    done = invoke("run", *TINY, *options)
+    assert_refused(done, before, sorted(tmp_path.rglob("*")))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--act", "lekyrelu"], "did you mean leakyrelu"),
+        (["--lr", "-1"], "lr: input should be greater than 0, got -1.0"),
+        (["--hidden", ""], "hidden: "),
+        (["--act", "leakyrelu:slope=1"], "has no parameter 'slope' (it has: negative_slope=0.01)"),
+        (["--act", "softmax"], "softmax mixes the units of a layer"),
+    ],
+)
+def test_bad_input_is_explained(invoke, options, said):
+    """The line says what was given, what is expected and what is near."""
+    assert said in invoke("run", *TINY, *options).stderr
+
+
+def test_damaged_data(invoke, tmp_path, monkeypatch):
+    """A data root with damaged files is refused before anything is made."""
+    monkeypatch.setattr(data, "DEBIAN_FASHION_MNIST", tmp_path / "none")
+    root = tmp_path / "root"
+    root.mkdir()
+    for name in data._FASHION_FILES:
+        (root / f"{name}.gz").write_bytes(gzip.compress(b"\0" * 100)[:-10])
+    before = sorted(tmp_path.rglob("*"))
+    done = invoke("run", *TINY, "--data", "fashionmnist", "--data-root", root)
+    assert_refused(done, before, sorted(tmp_path.rglob("*")))
+    assert str(root) in done.stderr
+
+
+def test_missing_data(invoke, tmp_path, monkeypatch):
+    """Without FashionMNIST and without a network, the line names the three ways, and nothing is made."""
+
+    def refuse(*_, **__):
+        raise OSError("no network in tests")
+
+    monkeypatch.setattr(data, "DEBIAN_FASHION_MNIST", tmp_path / "none")
+    monkeypatch.setattr("torchvision.datasets.mnist.download_and_extract_archive", refuse)
+    done = invoke("run", *TINY, "--data", "fashionmnist", "--data-root", "root")
+    assert_refused(done, [], sorted(tmp_path.rglob("*")))
+    for part in ("--data-root", "dataset-fashion-mnist", "network"):
+        assert part in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_unwritable_directory(invoke, tmp_path):
+    """A directory without write permission is refused."""
+    (tmp_path / "locked").mkdir(mode=0o500)
+    done = invoke("run", *TINY, "--output-dir", "locked")
+    assert_refused(done, [tmp_path / "locked"], sorted(tmp_path.rglob("*")))
