@@ -52,7 +52,8 @@ def create_trainer(
         position = (engine.state.iteration - 1) % length
         in_group = position % accumulate
         group_size = min(accumulate, length - (position - in_group))
-        model.train()
+        if not model.training:
+            model.train()
         if in_group == 0:
             optimizer.zero_grad()
         x, y = batch
