@@ -47,7 +47,7 @@ class Call:
     positional: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Activation:
     """What is known of one activation function.
 
@@ -87,22 +87,24 @@ class Activation:
             and parameter.kind is not inspect.Parameter.VAR_KEYWORD
         }
 
-    def flat_intervals(self, parameters: Mapping[str, Parameter] | None = None) -> Intervals | None:
+    def flat_intervals(self, parameters: Mapping[str, Any] | None = None) -> Intervals | None:
         """Where the derivative is exactly zero.
 
         Args:
-            parameters: values that differ from the defaults; names that the function does not have are ignored.
+            parameters: values that differ from the defaults; names that the function does not have, and tensors, are
+                ignored.
 
         Returns:
             Closed intervals of the pre-activation, ``()`` if the function has no flat piece, ``None`` if unknown.
         """
         return _flat_intervals(self, _frozen(parameters, self.parameters))
 
-    def saturated_intervals(self, parameters: Mapping[str, Parameter] | None = None) -> Intervals:
+    def saturated_intervals(self, parameters: Mapping[str, Any] | None = None) -> Intervals:
         """Where ``|f'(z)|`` is below 5 % of its maximum.
 
         Args:
-            parameters: values that differ from the defaults; names that the function does not have are ignored.
+            parameters: values that differ from the defaults; names that the function does not have, and tensors, are
+                ignored.
 
         Returns:
             Closed intervals of the pre-activation; ``()`` if there are none or the function is not element-wise.
@@ -281,8 +283,12 @@ def _normalised(name: str) -> str:
     return name.lower().replace("_", "").replace("-", "")
 
 
-def _frozen(parameters: Mapping[str, Parameter] | None, known: Mapping[str, Parameter]) -> Parameters:
-    return tuple(sorted((name, value) for name, value in (parameters or {}).items() if name in known))
+def _frozen(parameters: Mapping[str, Any] | None, known: Mapping[str, Parameter]) -> Parameters:
+    """The parameters that the function has and that are plain values; learned ones (PReLU's weight) are tensors."""
+    if not parameters or not known:
+        return ()
+    plain = ((name, value) for name, value in parameters.items() if name in known)
+    return tuple(sorted((name, value) for name, value in plain if isinstance(value, (bool, int, float, str))))
 
 
 @functools.lru_cache(maxsize=256)

@@ -103,17 +103,17 @@ def run(config_path: Path | None, output_dir: str, resume: bool, overwrite: bool
 
     from rich.console import Console
 
-    from ignite_act import compare, experiment
+    from ignite_act import compare, experiment, run_files, variants
     from ignite_act.sinks import tables
 
-    runs = experiment.expand_study(study)
+    runs = variants.expand_study(study)
     for config in runs:  # all of them before the first is started
-        directory = experiment.run_directory(config, Path(output_dir))
-        experiment.check_run_directory(config, directory, resume=resume, overwrite=overwrite)
+        directory = run_files.run_directory(config, Path(output_dir))
+        run_files.check_run_directory(config, directory, resume=resume, overwrite=overwrite)
     console = Console(quiet=quiet, highlight=False)
     results = []
     for number, config in enumerate(runs, start=1):
-        name = experiment.activation_slug(config.act)
+        name = variants.activation_slug(config.act)
         console.print(f"[{number}/{len(runs)}] {name} on {config.data}, seed {config.seed}", markup=False)
         results.append(experiment.run(config, Path(output_dir), resume=resume, overwrite=overwrite, quiet=quiet))
     for result in results:

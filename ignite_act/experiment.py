@@ -6,124 +6,50 @@ import contextlib
 import json
 import logging
 import math
-import os
-import platform
-import re
-import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from ignite.engine import Engine, Events
-from ignite.handlers import Checkpoint, DiskSaver, EarlyStopping
+from ignite.handlers import Checkpoint, EarlyStopping
 from ignite.handlers.tqdm_logger import ProgressBar
 from torch import nn
 from torch.optim import Optimizer
 
-from ignite_act.activations import ACTIVATIONS, Activation, Parameter, get_activation, make_activation
-from ignite_act.config import RunConfig, StudyConfig
+from ignite_act.config import RunConfig
 from ignite_act.data import Data, Split, TensorLoader, load_data
 from ignite_act.engines import create_evaluator, create_scaler, create_trainer
-from ignite_act.errors import UserError
+from ignite_act.errors import UserError, first_line
 from ignite_act.handlers import ActivationStats, DeadNeurons, Diagnostics
 from ignite_act.handlers.diagnostics import scores
-from ignite_act.models import MLP, build_model
+from ignite_act.models import build_model
 from ignite_act.report import EpochReport, coarse_histogram
-from ignite_act.sinks import ConsoleSink, FanOut, JsonLinesSink, Sink, TensorBoardSink, json_line, read_reports
+from ignite_act.run_files import (
+    SCHEMA,
+    ReplacingSaver,
+    check_run_directory,
+    is_finished,
+    last_report,
+    load_checkpoint,
+    log_file,
+    make_run_directory,
+    read_summary,
+    resumable_checkpoint,
+    run_directory,
+    run_reports,
+    versions,
+    write_atomically,
+)
+from ignite_act.sinks import ConsoleSink, FanOut, JsonLinesSink, Sink, TensorBoardSink, json_line
+from ignite_act.variants import activation_slug, check_activation, parse_activation
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = 1
-"""Version of ``summary.json`` and of the checkpoints."""
-
 EVALUATION_BATCH = 1000
-_PACKAGES = ("ignite-act", "torch", "torchvision", "pytorch-ignite", "tensorboardX", "numpy", "scikit-learn")
-_MAY_DIFFER = {"max_epochs", "patience", "device", "output_dir", "data_root"}
-"""Settings that a resumed run may change."""
-
-
-_PARAMETER = re.compile(r"[\w.+-]+")
-"""A parameter's value, which also becomes a part of a path."""
-
-
-def parse_activation(text: str) -> tuple[Activation, dict[str, Parameter]]:
-    """The activation and the parameters of ``"leakyrelu:negative_slope=0.1"``.
-
-    Raises:
-        UserError: if there is no such activation or it has no such parameters.
-    """
-    name, colon, listed = text.partition(":")
-    parameters: dict[str, Parameter] = {}
-    for item in listed.split(",") if colon else ():
-        key, _, value = (part.strip() for part in item.partition("="))
-        if not key or not _PARAMETER.fullmatch(value):
-            raise UserError(f"an activation's parameters are written name:parameter=value, got {text!r}")
-        if key in parameters:
-            raise UserError(f"parameter {key!r} is given twice in {text!r}")
-        parameters[key] = _scalar(value)
-    try:
-        entry = get_activation(name.strip())
-        make_activation(entry.name, **parameters)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    if not entry.pointwise:
-        raise UserError(f"{entry.name} mixes the units of a layer: it is for outputs, not for hidden layers")
-    return entry, parameters
-
-
-def activation_slug(text: str) -> str:
-    """The name of an activation in a path: ``leakyrelu`` or ``leakyrelu-negative_slope=0.1``.
-
-    Raises:
-        UserError: see `parse_activation`.
-    """
-    entry, parameters = parse_activation(text)
-    return "-".join([entry.name, *(f"{name}={value}" for name, value in sorted(parameters.items()))])
-
-
-def expand_study(study: StudyConfig) -> list[RunConfig]:
-    """The runs of a study: ``all`` becomes every activation for hidden layers; every variant comes once.
-
-    Raises:
-        UserError: if an activation does not exist or cannot be used as it is asked for.
-    """
-    wanted: list[str] = []
-    for act in study.act:
-        everything = [name for name, entry in ACTIVATIONS.items() if entry.pointwise]
-        if study.style == "functional":
-            everything = [name for name in everything if ACTIVATIONS[name].functional is not None]
-        wanted.extend(everything if act == "all" else [act])
-    unique = {activation_slug(act): act for act in wanted}
-    runs = study.runs(tuple(unique.values()))
-    for config in runs:
-        check_activation(config)
-    return runs
-
-
-def check_activation(config: RunConfig) -> None:
-    """Tries the activation on layers of the configured widths: torch refuses some parameters only when it computes.
-
-    Raises:
-        UserError: if the function refuses its parameters or has no form in the configured style.
-    """
-    entry, parameters = parse_activation(config.act)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            for width in sorted(set(config.hidden)):
-                MLP(1, [width], 1, entry.name, parameters, config.style)(torch.zeros(2, 1)).sum().backward()
-    except (ValueError, RuntimeError, OverflowError) as error:
-        raise UserError(f"activation {config.act!r}: {_first_line(error)}") from error
-
-
-def run_directory(config: RunConfig, output_dir: Path) -> Path:
-    """``<output_dir>/<data>/<activation>/seed-<n>``."""
-    return output_dir / config.data / activation_slug(config.act) / f"seed-{config.seed}"
 
 
 @dataclass(frozen=True)
@@ -171,7 +97,7 @@ def prepare(config: RunConfig) -> _Parts:
         )
         model.to(device)
     except (ValueError, RuntimeError) as error:  # also a network that does not fit into the memory
-        raise UserError(f"the network cannot be built: {_first_line(error)}") from error
+        raise UserError(f"the network cannot be built: {first_line(error)}") from error
     loader = TensorLoader(
         data.train, config.batch_size, shuffle=data.shuffle, drop_last=data.drop_last, seed=config.seed
     )
@@ -204,55 +130,13 @@ def run(
     """
     directory = run_directory(config, output_dir)
     check_run_directory(config, directory, resume=resume, overwrite=overwrite)
-    if resume and _is_finished(directory, config):
-        return RunResult(directory, _read_json(directory / "summary.json"), _last_report(directory))
+    if resume and is_finished(directory, config):
+        return RunResult(directory, read_summary(directory / "summary.json"), last_report(directory))
     parts = prepare(config)
-    checkpoint = _resumable_checkpoint(directory) if resume else None
-    _make_run_directory(directory, config, keep=checkpoint is not None)
-    with _log_file(directory / "train.log"), _outputs(directory, config, checkpoint, quiet=quiet) as sinks:
+    checkpoint = resumable_checkpoint(directory) if resume else None
+    make_run_directory(directory, config, keep=checkpoint is not None)
+    with log_file(directory / "train.log"), _outputs(directory, config, checkpoint, quiet=quiet) as sinks:
         return _Run(parts, directory, sinks, quiet=quiet).execute(checkpoint)
-
-
-def _resumable_checkpoint(directory: Path) -> dict[str, Any] | None:
-    path = directory / "checkpoints" / "last.pt"
-    return load_checkpoint(path) if path.exists() else None
-
-
-def check_run_directory(config: RunConfig, directory: Path, *, resume: bool = False, overwrite: bool = False) -> None:
-    """Refuses a directory whose run would be mixed with another.
-
-    Raises:
-        UserError: if a run exists and neither flag is given, or the one to resume had other settings.
-    """
-    try:
-        exists = (directory / "config.yaml").exists()
-    except OSError as error:
-        raise UserError(f"cannot read {directory}: {error.strerror}") from error
-    if not exists or overwrite:
-        return
-    if not resume:
-        epochs = len(_reports(directory))
-        state = "finished" if (directory / "summary.json").exists() else "unfinished"
-        raise UserError(
-            f"{directory} holds {'an' if state == 'unfinished' else 'a'} {state} run of {epochs} epochs: "
-            "--resume goes on with it, --overwrite starts over, --output-dir takes another place"
-        )
-    try:
-        saved = dict(yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))["config"])
-        saved["act"] = activation_slug(saved["act"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, UserError) as error:
-        raise UserError(f"{directory / 'config.yaml'} cannot be read; --overwrite starts over") from error
-    mine = {**config.model_dump(mode="json"), "act": activation_slug(config.act)}
-    different = [
-        f"{name} {saved.get(name)!r} -> {value!r}"
-        for name, value in mine.items()
-        if name not in _MAY_DIFFER and saved.get(name) != value
-    ]
-    if different:
-        raise UserError(
-            f"{directory} was run with other settings ({', '.join(different)}): "
-            "--resume with the same ones, or --overwrite to start over"
-        )
 
 
 class _Run:
@@ -277,7 +161,7 @@ class _Run:
         self.state = _RunState(self.trainer, activation_slug(config.act))
         self.early_stopping = EarlyStopping(config.patience or sys.maxsize, _score, self.trainer)
         self.early_stopping.logger.setLevel(logging.WARNING)  # the stop reason is in the summary
-        saver = _ReplacingSaver(directory / "checkpoints", require_empty=False)
+        saver = ReplacingSaver(directory / "checkpoints", require_empty=False)
         self.best = Checkpoint(
             {"model": parts.model, "run": self.state}, saver, filename_pattern="best.pt", score_function=_score
         )
@@ -323,9 +207,9 @@ class _Run:
             with self.diagnostics:
                 self.trainer.run(self.parts.loader, max_epochs=self.parts.config.max_epochs)
         summary = self._summary()
-        _write_atomically(self.directory / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        write_atomically(self.directory / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
         logger.info("%s; test %s", summary["stop_reason"], summary["test"])
-        return RunResult(self.directory, summary, _last_report(self.directory))
+        return RunResult(self.directory, summary, last_report(self.directory))
 
     def _restore(self, checkpoint: Mapping[str, Any]) -> None:
         Checkpoint.load_objects(self.resumable, checkpoint)
@@ -356,7 +240,7 @@ class _Run:
             split: self._evaluate(samples) for split, samples in (("validation", data.validation), ("test", data.test))
         }
         inside = self._inside(data.train) if config.diagnostics else {"dead_neurons": {}, "activations": {}}
-        reports = _reports(self.directory)
+        reports = run_reports(self.directory)
         last = reports[-1] if reports else None
         return {
             "schema": SCHEMA,
@@ -373,7 +257,7 @@ class _Run:
             "coverage": dict(last.coverage) if last else {},
             "cost": sum(report.cost for report in reports) / max(len(reports), 1),
             "seconds": round(self.state.seconds, 3),
-            "versions": _versions(),
+            "versions": versions(),
         }
 
     def _evaluate(self, samples: Split) -> dict[str, float | None]:
@@ -445,13 +329,6 @@ class _RandomState:
             torch.cuda.set_rng_state_all([item.cpu() for item in state["cuda"]])
 
 
-class _ReplacingSaver(DiskSaver):
-    """Replaces a file of the same name in one step; Ignite would delete the old one before it writes the new one."""
-
-    def remove(self, filename: str) -> None:
-        """Nothing: the new file takes the old one's place."""
-
-
 def _score(evaluator: Engine) -> float:
     """What early stopping and the best checkpoint maximise: validation accuracy; non-finite is never better."""
     loss, accuracy = evaluator.state.metrics["loss"], evaluator.state.metrics["accuracy"]
@@ -461,24 +338,6 @@ def _score(evaluator: Engine) -> float:
 def scores_report(trainer: Engine, evaluator: Engine) -> EpochReport:
     """A report with the scores alone, for a run without diagnostics."""
     return EpochReport(trainer.state.epoch, trainer.state.iteration, scores=scores(trainer, evaluator))
-
-
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of a run: tensors and plain types, nothing in it is executed.
-
-    Raises:
-        UserError: if it cannot be read or is of another version.
-    """
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        schema = checkpoint["run"]["schema"]
-    except Exception as error:  # torch raises many kinds for a file that is none of its own
-        raise UserError(
-            f"the checkpoint {path} cannot be read: {_first_line(error)}; --overwrite starts over"
-        ) from error
-    if schema != SCHEMA:
-        raise UserError(f"the checkpoint {path} has version {schema!r}, this program reads {SCHEMA}")
-    return checkpoint
 
 
 def _optimizer(config: RunConfig, model: nn.Module) -> Optimizer:
@@ -502,54 +361,6 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _make_run_directory(directory: Path, config: RunConfig, *, keep: bool) -> None:
-    """The directory with ``config.yaml``; what an earlier run left is removed unless it is kept.
-
-    Raises:
-        UserError: if it cannot be written.
-    """
-    try:
-        (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
-        if not keep:
-            for pattern in ("epochs.jsonl", "summary.json", "train.log", "events.out.*", "checkpoints/*.pt"):
-                for path in directory.glob(pattern):
-                    path.unlink()
-        record = {"config": config.model_dump(mode="json"), "versions": _versions(), "command": shlex.join(sys.argv)}
-        _write_atomically(directory / "config.yaml", yaml.safe_dump(record, sort_keys=False))
-    except OSError as error:
-        raise UserError(f"cannot write {directory}: {error.strerror}") from error
-
-
-def _is_finished(directory: Path, config: RunConfig) -> bool:
-    path = directory / "summary.json"
-    if not path.exists():
-        return False
-    summary = _read_json(path)
-    return not (summary["stop"] == "all_epochs" and summary["epochs"] < config.max_epochs)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content["schema"] != SCHEMA:
-            raise ValueError(f"it has version {content['schema']!r}, this program reads {SCHEMA}")
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(f"{path} cannot be read: {_first_line(error)}; --overwrite starts over") from error
-    return dict(content)
-
-
-def _reports(directory: Path) -> list[EpochReport]:
-    path = directory / "epochs.jsonl"
-    try:
-        return read_reports(path) if path.exists() else []
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {_first_line(error)}; --overwrite starts over") from error
-
-
-def _last_report(directory: Path) -> EpochReport | None:
-    return next(reversed(_reports(directory)), None)
-
-
 @contextlib.contextmanager
 def _outputs(
     directory: Path, config: RunConfig, checkpoint: Mapping[str, Any] | None, *, quiet: bool
@@ -558,8 +369,8 @@ def _outputs(
     epoch = checkpoint["run"]["epoch"] if checkpoint is not None else None
     path = directory / "epochs.jsonl"
     if epoch is not None:
-        kept = [line for report in _reports(directory) if report.epoch <= epoch for line in [json_line(report)]]
-        _write_atomically(path, "".join(kept))
+        kept = [line for report in run_reports(directory) if report.epoch <= epoch for line in [json_line(report)]]
+        write_atomically(path, "".join(kept))
     tensorboard = TensorBoardSink(directory, purge_after=epoch)
     sinks: list[Sink] = [JsonLinesSink(path), tensorboard, ConsoleSink(logger.info, config.max_epochs)]
     if not quiet:
@@ -568,51 +379,6 @@ def _outputs(
         yield FanOut(sinks)
     finally:
         tensorboard.close()
-
-
-@contextlib.contextmanager
-def _log_file(path: Path) -> Iterator[None]:
-    """What the package logs goes into the file, too."""
-    package = logging.getLogger("ignite_act")
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    level = package.level
-    package.addHandler(handler)
-    package.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        package.removeHandler(handler)
-        package.setLevel(level)
-        handler.close()
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
-
-
-def _scalar(text: str) -> Parameter:
-    for kind in (int, float):
-        with contextlib.suppress(ValueError):
-            return kind(text)
-    return {"true": True, "false": False}.get(text.lower(), text)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _finite(value: float) -> float | None:

@@ -6,7 +6,7 @@ import pytest
 
 from ignite_act.config import PER_DATA, RunConfig, StudyConfig, load_study
 from ignite_act.errors import UserError
-from ignite_act.experiment import expand_study
+from ignite_act.variants import expand_study
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 SIX = ["sigmoid", "tanh", "relu", "leakyrelu-negative_slope=0.1", "elu", "silu"]
@@ -32,7 +32,7 @@ def write(tmp_path):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_every_study_loads(path):
     """Every file in configs/ is a study of its name's data set, whose comment names the command that runs it."""
-    from ignite_act.experiment import activation_slug
+    from ignite_act.variants import activation_slug
 
     study = load_study(path, {})
     assert study.data == path.stem

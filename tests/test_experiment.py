@@ -17,16 +17,10 @@ from ignite_act.activations import ACTIVATIONS, register_activation
 from ignite_act.config import RunConfig, StudyConfig
 from ignite_act.data import load_data
 from ignite_act.errors import UserError
-from ignite_act.experiment import (
-    activation_slug,
-    expand_study,
-    load_checkpoint,
-    parse_activation,
-    prepare,
-    run,
-    run_directory,
-)
+from ignite_act.experiment import prepare, run
+from ignite_act.run_files import load_checkpoint, run_directory
 from ignite_act.sinks import ConsoleSink, read_reports
+from ignite_act.variants import activation_slug, expand_study, parse_activation
 
 FILES = {"config.yaml", "epochs.jsonl", "summary.json", "train.log", "checkpoints/best.pt", "checkpoints/last.pt"}
 TIMES = {"seconds", "cost"}

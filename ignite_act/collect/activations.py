@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from ignite_act.activations import Activation, Intervals
-from ignite_act.collect.forward import SiteCall, plain
+from ignite_act.collect.forward import SiteCall
 from ignite_act.collect.names import Patterns
 from ignite_act.collect.sites import SiteCollector
 from ignite_act.stats import Distribution
@@ -41,7 +41,7 @@ class ActivationCollector(SiteCollector[Distribution]):
     def _update(self, statistic: Distribution, call: SiteCall) -> None:
         intervals: Intervals = ()
         if call.activation_fn is not None and call.pre_activation is not None:
-            intervals = call.activation_fn.saturated_intervals(plain(call.parameters))
+            intervals = call.activation_fn.saturated_intervals(call.parameters)
         saturated = (call.pre_activation, intervals) if call.pre_activation is not None and intervals else None
         statistic.update(call.activation, saturated=saturated)
 

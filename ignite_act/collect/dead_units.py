@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ignite_act.collect.forward import SiteCall, plain
+from ignite_act.collect.forward import SiteCall
 from ignite_act.collect.names import Patterns
 from ignite_act.collect.sites import SiteCollector
 from ignite_act.stats import UnitLife
@@ -37,7 +37,7 @@ class DeadUnitCollector(SiteCollector[UnitLife]):
 
     def _update(self, statistic: UnitLife, call: SiteCall) -> None:
         fn = call.activation_fn
-        flat = None if fn is None else fn.flat_intervals(plain(call.parameters))
+        flat = None if fn is None else fn.flat_intervals(call.parameters)
         values = call.activation
         if flat and fn is not None and not fn.flat_on_output:
             if call.pre_activation is None:

@@ -383,11 +383,6 @@ def _global_hooks(tap: weakref.ref[ForwardTap]) -> contextlib.ExitStack:
     return hooks
 
 
-def plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters that are plain values; learned ones (PReLU's weight) are tensors."""
-    return {name: value for name, value in parameters.items() if isinstance(value, (bool, int, float, str))}
-
-
 def _first_tensor(output: Any) -> Tensor | None:
     """The output, or the first tensor of a tuple, list or dict of outputs."""
     return next(_walk(output), None)

@@ -58,8 +58,8 @@ class GradientCollector(Collector):
         self._layers: dict[int, _Layer] = {}  # id of the parameter -> layer
         self._statistic: Magnitude | None = None
         self._steps = 0
-        self._skipped: dict[Optimizer, int | Tensor] = {}
-        self._sampling: dict[Optimizer, Every] = {}
+        self._skipped: weakref.WeakKeyDictionary[Optimizer, int | Tensor] = weakref.WeakKeyDictionary()
+        self._sampling: weakref.WeakKeyDictionary[Optimizer, Every] = weakref.WeakKeyDictionary()
         self._ticks: list[int] = []  # of the optimizers of a restored window, in the order of their first steps
         self._restored: Mapping[str, Any] | None = None
         self._begin()
@@ -89,9 +89,6 @@ class GradientCollector(Collector):
                 if found_inf is not None:
                     means = torch.where(found_inf > 0, ABSENT, means)
                 self._statistic.update(means, maxima, self.clock() or self._steps)
-
-    def after_step(self, optimizer: Optimizer) -> None:
-        """Nothing is read after a step."""
 
     def skipped_step(self, optimizer: Optimizer) -> None:
         """Counts a step that the loss scaler left out."""
@@ -130,8 +127,8 @@ class GradientCollector(Collector):
                 self._layers[id(parameter)] = _Layer(layer, len(self._layers), max(parameter.numel(), 1))
         self._statistic = None
         self._steps = 0
-        self._skipped = {}
-        self._sampling = {}
+        self._skipped.clear()
+        self._sampling.clear()
         self._ticks = []
         self._restored = None
 
@@ -189,12 +186,7 @@ class GradientCollector(Collector):
         for parameter in self.model.parameters():
             layer = self._layers.get(id(parameter))
             if layer is not None and layer.name not in seen:
-                frozen = not parameter.requires_grad
-                unseen[layer.name] = (
-                    "it is frozen (requires_grad is False)"
-                    if frozen
-                    else ("it had no gradient when an optimizer that owns it made a step, or no such optimizer did")
-                )
+                unseen[layer.name] = _why_unseen(parameter)
         return unseen
 
     def _state(self) -> dict[str, Any]:
@@ -212,6 +204,14 @@ class GradientCollector(Collector):
             raise ValueError(f"the state is of a model with the layers {list(state['layers'])}, this one has {layers}")
         self._restored = state
         self._ticks = list(state["ticks"])
+
+
+def _why_unseen(parameter: nn.Parameter) -> str:
+    if not parameter.requires_grad:
+        return "it is frozen (requires_grad is False)"
+    if parameter.numel() == 0:
+        return "it has no elements"
+    return "it had no gradient when an optimizer that owns it made a step, or no such optimizer did"
 
 
 def _parameters(optimizer: Optimizer) -> Iterator[nn.Parameter]:

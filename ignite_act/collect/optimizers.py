@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import torch
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 
 class StepObserver(Protocol):
@@ -18,9 +18,6 @@ class StepObserver(Protocol):
 
     def before_step(self, optimizer: Optimizer) -> None:
         """The gradients are final: accumulated, reduced, clipped."""
-
-    def after_step(self, optimizer: Optimizer) -> None:
-        """The optimizer has used them."""
 
     def skipped_step(self, optimizer: Optimizer) -> None:
         """A loss scaler found non-finite gradients and left the step out."""
@@ -66,11 +63,6 @@ def _hooks(observer: weakref.ref[StepObserver]) -> contextlib.ExitStack:
             return args, {**kwargs, "closure": wrapped}
         return (args[0], wrapped, *args[2:]), kwargs
 
-    def after(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        own = observer()
-        if own is not None:
-            own.after_step(optimizer)
-
     def skipped(optimizer: Optimizer) -> None:
         own = observer()
         if own is not None:
@@ -78,7 +70,6 @@ def _hooks(observer: weakref.ref[StepObserver]) -> contextlib.ExitStack:
 
     hooks = contextlib.ExitStack()
     hooks.callback(register_optimizer_step_pre_hook(before).remove)
-    hooks.callback(register_optimizer_step_post_hook(after).remove)
     _skip_listeners.append(skipped)
     _watch_scalers()
     hooks.callback(_forget_listener, skipped)

@@ -20,7 +20,8 @@ class WindowHandler(ABC):
 
     A window that does not reach its end is finished all the same and marked partial: at ``TERMINATE``, ``COMPLETED``,
     the next ``EPOCH_STARTED``, on `detach` and, after an exception in the step, on leaving the ``with`` block.
-    Only what happens inside the engine's own step is measured, so evaluators that run in its handlers do not count.
+    Of forwards only those inside the engine's own step are measured, so evaluators that run in its handlers do not
+    count; of optimizer steps every one within the window.
     """
 
     def __init__(self, collectors: Sequence[Collector]) -> None:

@@ -41,19 +41,21 @@ class Distribution(Statistic):
         device: where the state lives.
     """
 
-    _state = ("count", "shift", "sums", "extremes", "tallies")
+    _state = ("count", "shift", "sums", "low", "high", "tallies")
 
     def __init__(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> None:
         device = torch.device(device)
         wide = accumulator_dtype(device)
         self.dtype = torch.float64 if dtype == torch.float64 and wide == torch.float64 else torch.float32
+        top = torch.finfo(self.dtype).max
         with torch.inference_mode(False):
             self.histogram = FloatHistogram(self.dtype, device)
             self.count = 0
             self.shift = torch.zeros((), dtype=wide, device=device)
-            self.sums = torch.zeros(3, dtype=wide, device=device)  # finite values, their sum and squares about shift
-            self.extremes = torch.tensor([math.inf, -math.inf], dtype=wide, device=device)
-            self.tallies = torch.zeros(2, dtype=torch.int64, device=device)  # zeros, saturated
+            self.sums = torch.zeros(2, dtype=wide, device=device)  # of the finite values and their squares, about shift
+            self.low = torch.full((), top, dtype=self.dtype, device=device)
+            self.high = torch.full((), -top, dtype=self.dtype, device=device)
+            self.tallies = torch.zeros(2, dtype=torch.int64, device=device)  # values other than zero, saturated ones
 
     def update(self, values: Tensor, *, saturated: tuple[Tensor, tuple[Interval, ...]] | None = None) -> None:
         """Adds values of any shape.
@@ -65,25 +67,22 @@ class Distribution(Statistic):
         if values.numel() == 0:
             return
         values = values.detach().to(self.dtype)
-        wide = values.to(self.sums.dtype)
+        centred = values.to(self.sums.dtype, copy=True)
         if self.count == 0:
-            self.shift = _finite_mean(wide)
-        centred = torch.nan_to_num(wide - self.shift, 0.0, 0.0, 0.0).reshape(-1)
-        finite = torch.isfinite(values).sum()
-        self.sums = self.sums + torch.stack([finite.to(wide.dtype), centred.sum(), torch.dot(centred, centred)])
+            self.shift = _finite_mean(centred)
+        centred = centred.sub_(self.shift).nan_to_num_(0.0, 0.0, 0.0).reshape(-1)
+        self.sums = self.sums + torch.stack([centred.sum(), torch.dot(centred, centred)])
 
         top = torch.finfo(self.dtype).max
-        low = torch.nan_to_num(values, top, top, top).amin()
-        high = torch.nan_to_num(values, -top, -top, -top).amax()
-        low = torch.where(finite > 0, low, math.inf)
-        high = torch.where(finite > 0, high, -math.inf)
-        self.extremes = torch.stack([torch.minimum(self.extremes[0], low), torch.maximum(self.extremes[1], high)])
-
-        zeros = (values == 0).sum()
-        inside = torch.zeros_like(zeros)
+        finite = torch.nan_to_num(values, top, top, top)
+        self.low = torch.minimum(self.low, finite.amin())
+        finite = torch.nan_to_num(values, -top, -top, -top, out=finite)
+        self.high = torch.maximum(self.high, finite.amax())
+        nonzero = finite.sign_().abs_().sum(dtype=self.sums.dtype).long()
+        inside = torch.zeros_like(nonzero)
         if saturated is not None:
             inside = sum((count_inside(saturated[0].detach(), interval) for interval in saturated[1]), inside)
-        self.tallies = self.tallies + torch.stack([zeros, inside])
+        self.tallies = self.tallies + torch.stack([nonzero, inside])
         self.histogram.update(values)
         self.count += values.numel()
 
@@ -93,27 +92,29 @@ class Distribution(Statistic):
         Raises:
             ValueError: if the other one measures values of another type.
         """
+        device = self.sums.device
+        finite = other.count - other.histogram.nonfinite.to(device)
         self.histogram.merge(other.histogram)
         if other.count == 0:
             return
         if self.count == 0:
-            self.shift = other.shift.to(self.shift.device)
-        n, total, squares = other.sums.to(self.sums.device)
-        step = other.shift.to(self.shift.device) - self.shift
-        moved = torch.stack([n, total + n * step, squares + 2 * step * total + n * step * step])
+            self.shift = other.shift.to(device)
+        total, squares = other.sums.to(device)
+        step = other.shift.to(device) - self.shift
+        moved = torch.stack([total + finite * step, squares + 2 * step * total + finite * step * step])
         self.sums = self.sums + moved
-        extremes = other.extremes.to(self.extremes.device)
-        self.extremes = torch.stack(
-            [torch.minimum(self.extremes[0], extremes[0]), torch.maximum(self.extremes[1], extremes[1])]
-        )
-        self.tallies = self.tallies + other.tallies.to(self.tallies.device)
+        self.low = torch.minimum(self.low, other.low.to(device))
+        self.high = torch.maximum(self.high, other.high.to(device))
+        self.tallies = self.tallies + other.tallies.to(device)
         self.count += other.count
 
     def compute(self) -> DistributionNumbers:
         """The numbers so far; NaN where there is no finite value."""
-        finite, total, squares = self.sums.tolist()
-        low, high = self.extremes.tolist()
-        zeros, saturated = self.tallies.tolist()
+        nonfinite = int(self.histogram.nonfinite)
+        finite = self.count - nonfinite
+        total, squares = self.sums.tolist()
+        low, high = float(self.low), float(self.high)
+        nonzero, saturated = self.tallies.tolist()
         if finite:
             offset = total / finite
             mean = float(self.shift) + offset
@@ -127,9 +128,9 @@ class Distribution(Statistic):
             "std": std,
             "min": low,
             "max": high,
-            "zero_fraction": zeros / self.count if self.count else math.nan,
+            "zero_fraction": (self.count - nonzero) / self.count if self.count else math.nan,
             "saturated_fraction": saturated / self.count if self.count else math.nan,
-            "nonfinite": self.count - int(finite),
+            "nonfinite": nonfinite,
             "edges": edges,
             "counts": counts,
         }

@@ -1,0 +1,185 @@
+"""The files of a run: where they lie, how they are written and read back."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from ignite.handlers import DiskSaver
+
+from ignite_act.config import RunConfig
+from ignite_act.errors import UserError, first_line
+from ignite_act.report import EpochReport
+from ignite_act.sinks import read_reports
+from ignite_act.variants import activation_slug
+
+SCHEMA = 1
+"""Version of ``summary.json`` and of the checkpoints."""
+_PACKAGES = ("ignite-act", "torch", "torchvision", "pytorch-ignite", "tensorboardX", "numpy", "scikit-learn")
+_MAY_DIFFER = {"max_epochs", "patience", "device", "output_dir", "data_root"}
+"""Settings that a resumed run may change."""
+
+
+def run_directory(config: RunConfig, output_dir: Path) -> Path:
+    """``<output_dir>/<data>/<activation>/seed-<n>``."""
+    return output_dir / config.data / activation_slug(config.act) / f"seed-{config.seed}"
+
+
+def check_run_directory(config: RunConfig, directory: Path, *, resume: bool = False, overwrite: bool = False) -> None:
+    """Refuses a directory whose run would be mixed with another.
+
+    Raises:
+        UserError: if a run exists and neither flag is given, or the one to resume had other settings.
+    """
+    try:
+        exists = (directory / "config.yaml").exists()
+    except OSError as error:
+        raise UserError(f"cannot read {directory}: {error.strerror}") from error
+    if not exists or overwrite:
+        return
+    if not resume:
+        epochs = len(run_reports(directory))
+        state = "finished" if (directory / "summary.json").exists() else "unfinished"
+        raise UserError(
+            f"{directory} holds {'an' if state == 'unfinished' else 'a'} {state} run of {epochs} epochs: "
+            "--resume goes on with it, --overwrite starts over, --output-dir takes another place"
+        )
+    try:
+        saved = dict(yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))["config"])
+        saved["act"] = activation_slug(saved["act"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, UserError) as error:
+        raise UserError(f"{directory / 'config.yaml'} cannot be read; --overwrite starts over") from error
+    mine = {**config.model_dump(mode="json"), "act": activation_slug(config.act)}
+    different = [
+        f"{name} {saved.get(name)!r} -> {value!r}"
+        for name, value in mine.items()
+        if name not in _MAY_DIFFER and saved.get(name) != value
+    ]
+    if different:
+        raise UserError(
+            f"{directory} was run with other settings ({', '.join(different)}): "
+            "--resume with the same ones, or --overwrite to start over"
+        )
+
+
+def make_run_directory(directory: Path, config: RunConfig, *, keep: bool) -> None:
+    """The directory with ``config.yaml``; what an earlier run left is removed unless it is kept.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
+    try:
+        (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
+        if not keep:
+            for pattern in ("epochs.jsonl", "summary.json", "train.log", "events.out.*", "checkpoints/*.pt"):
+                for path in directory.glob(pattern):
+                    path.unlink()
+        record = {"config": config.model_dump(mode="json"), "versions": versions(), "command": shlex.join(sys.argv)}
+        write_atomically(directory / "config.yaml", yaml.safe_dump(record, sort_keys=False))
+    except OSError as error:
+        raise UserError(f"cannot write {directory}: {error.strerror}") from error
+
+
+def is_finished(directory: Path, config: RunConfig) -> bool:
+    path = directory / "summary.json"
+    if not path.exists():
+        return False
+    summary = read_summary(path)
+    return not (summary["stop"] == "all_epochs" and summary["epochs"] < config.max_epochs)
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["schema"] != SCHEMA:
+            raise ValueError(f"it has version {content['schema']!r}, this program reads {SCHEMA}")
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(f"{path} cannot be read: {first_line(error)}; --overwrite starts over") from error
+    return dict(content)
+
+
+def run_reports(directory: Path) -> list[EpochReport]:
+    path = directory / "epochs.jsonl"
+    try:
+        return read_reports(path) if path.exists() else []
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {first_line(error)}; --overwrite starts over") from error
+
+
+def last_report(directory: Path) -> EpochReport | None:
+    return next(reversed(run_reports(directory)), None)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of a run: tensors and plain types, nothing in it is executed.
+
+    Raises:
+        UserError: if it cannot be read or is of another version.
+    """
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        schema = checkpoint["run"]["schema"]
+    except Exception as error:  # torch raises many kinds for a file that is none of its own
+        raise UserError(
+            f"the checkpoint {path} cannot be read: {first_line(error)}; --overwrite starts over"
+        ) from error
+    if schema != SCHEMA:
+        raise UserError(f"the checkpoint {path} has version {schema!r}, this program reads {SCHEMA}")
+    return checkpoint
+
+
+def resumable_checkpoint(directory: Path) -> dict[str, Any] | None:
+    path = directory / "checkpoints" / "last.pt"
+    return load_checkpoint(path) if path.exists() else None
+
+
+class ReplacingSaver(DiskSaver):
+    """Replaces a file of the same name in one step; Ignite would delete the old one before it writes the new one."""
+
+    def remove(self, filename: str) -> None:
+        """Nothing: the new file takes the old one's place."""
+
+
+@contextlib.contextmanager
+def log_file(path: Path) -> Iterator[None]:
+    """What the package logs goes into the file, too."""
+    package = logging.getLogger("ignite_act")
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    level = package.level
+    package.addHandler(handler)
+    package.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(level)
+        handler.close()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found

@@ -1,0 +1,92 @@
+"""What an activation on the command line or in a study means."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+
+import torch
+
+from ignite_act.activations import ACTIVATIONS, Activation, Parameter, get_activation, make_activation
+from ignite_act.config import RunConfig, StudyConfig
+from ignite_act.errors import UserError, first_line
+from ignite_act.models import MLP
+
+_PARAMETER = re.compile(r"[\w.+-]+")
+"""A parameter's value, which also becomes a part of a path."""
+
+
+def parse_activation(text: str) -> tuple[Activation, dict[str, Parameter]]:
+    """The activation and the parameters of ``"leakyrelu:negative_slope=0.1"``.
+
+    Raises:
+        UserError: if there is no such activation or it has no such parameters.
+    """
+    name, colon, listed = text.partition(":")
+    parameters: dict[str, Parameter] = {}
+    for item in listed.split(",") if colon else ():
+        key, _, value = (part.strip() for part in item.partition("="))
+        if not key or not _PARAMETER.fullmatch(value):
+            raise UserError(f"an activation's parameters are written name:parameter=value, got {text!r}")
+        if key in parameters:
+            raise UserError(f"parameter {key!r} is given twice in {text!r}")
+        parameters[key] = _scalar(value)
+    try:
+        entry = get_activation(name.strip())
+        make_activation(entry.name, **parameters)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if not entry.pointwise:
+        raise UserError(f"{entry.name} mixes the units of a layer: it is for outputs, not for hidden layers")
+    return entry, parameters
+
+
+def activation_slug(text: str) -> str:
+    """The name of an activation in a path: ``leakyrelu`` or ``leakyrelu-negative_slope=0.1``.
+
+    Raises:
+        UserError: see `parse_activation`.
+    """
+    entry, parameters = parse_activation(text)
+    return "-".join([entry.name, *(f"{name}={value}" for name, value in sorted(parameters.items()))])
+
+
+def expand_study(study: StudyConfig) -> list[RunConfig]:
+    """The runs of a study: ``all`` becomes every activation for hidden layers; every variant comes once.
+
+    Raises:
+        UserError: if an activation does not exist or cannot be used as it is asked for.
+    """
+    wanted: list[str] = []
+    for act in study.act:
+        everything = [name for name, entry in ACTIVATIONS.items() if entry.pointwise]
+        if study.style == "functional":
+            everything = [name for name in everything if ACTIVATIONS[name].functional is not None]
+        wanted.extend(everything if act == "all" else [act])
+    unique = {activation_slug(act): act for act in wanted}
+    runs = study.runs(tuple(unique.values()))
+    for config in runs:
+        check_activation(config)
+    return runs
+
+
+def check_activation(config: RunConfig) -> None:
+    """Tries the activation on layers of the configured widths: torch refuses some parameters only when it computes.
+
+    Raises:
+        UserError: if the function refuses its parameters or has no form in the configured style.
+    """
+    entry, parameters = parse_activation(config.act)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            for width in sorted(set(config.hidden)):
+                MLP(1, [width], 1, entry.name, parameters, config.style)(torch.zeros(2, 1)).sum().backward()
+    except (ValueError, RuntimeError, OverflowError) as error:
+        raise UserError(f"activation {config.act!r}: {first_line(error)}") from error
+
+
+def _scalar(text: str) -> Parameter:
+    for kind in (int, float):
+        with contextlib.suppress(ValueError):
+            return kind(text)
+    return {"true": True, "false": False}.get(text.lower(), text)
