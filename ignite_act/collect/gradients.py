@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -59,6 +60,9 @@ class GradientCollector(Collector):
         self._statistic: Magnitude | None = None
         self._steps = 0
         self._skipped: weakref.WeakKeyDictionary[Optimizer, int | Tensor] = weakref.WeakKeyDictionary()
+        self._followed: weakref.WeakKeyDictionary[Optimizer, tuple[int, list[tuple[int, nn.Parameter]]]] = (
+            weakref.WeakKeyDictionary()
+        )
         self._sampling: weakref.WeakKeyDictionary[Optimizer, Every] = weakref.WeakKeyDictionary()
         self._ticks: list[int] = []  # of the optimizers of a restored window, in the order of their first steps
         self._restored: Mapping[str, Any] | None = None
@@ -66,47 +70,53 @@ class GradientCollector(Collector):
 
     def before_step(self, optimizer: Optimizer) -> None:
         """Reads the gradients that the optimizer is about to use."""
-        if self._ignores(optimizer):
+        begin = time.perf_counter()
+        followed = self._follow(optimizer)
+        if not followed:
             return
-        with self.timed(), torch.no_grad():
-            self._steps += 1
-            found_inf: Tensor | None = getattr(optimizer, "found_inf", None)
-            if found_inf is not None:  # a fused optimizer below a loss scaler decides by itself, on the device
-                self._skipped[optimizer] = self._skipped.get(optimizer, 0) + (found_inf > 0).long()
-            gradients = self._gradients(optimizer)
-            if self._sampled(optimizer) and any(gradient is not None for gradient in gradients):
-                if self._statistic is None:
-                    device = next(gradient.device for gradient in gradients if gradient is not None)
-                    self._statistic = Magnitude(len(self._layers), device)
-                    self._scratch = torch.empty(
-                        min(SCRATCH, max(layer.size for layer in self._layers.values())), device=device
-                    )
-                    self._sizes = torch.tensor([layer.size for layer in self._layers.values()], device=device)
-                means, maxima = magnitude(gradients, self._sizes, self._scratch)
-                scale: Tensor | None = getattr(optimizer, "grad_scale", None)
-                if scale is not None:
-                    means, maxima = means / scale, maxima / scale
-                if found_inf is not None:
-                    means = torch.where(found_inf > 0, ABSENT, means)
-                self._statistic.update(means, maxima, self.clock() or self._steps)
+        self._steps += 1
+        found_inf: Tensor | None = getattr(optimizer, "found_inf", None)
+        if found_inf is not None:  # a fused optimizer below a loss scaler decides by itself, on the device
+            self._skipped[optimizer] = self._skipped.get(optimizer, 0) + (found_inf > 0).long()
+        if self._sampled(optimizer):
+            gradients: list[Tensor | None] = [None] * len(self._layers)
+            for index, parameter in followed:
+                gradients[index] = parameter.grad
+            scale: Tensor | None = getattr(optimizer, "grad_scale", None)
+            with torch.no_grad():
+                self._read(gradients, scale, found_inf)
+        self.seconds += time.perf_counter() - begin
+
+    def _read(self, gradients: list[Tensor | None], scale: Tensor | None, found_inf: Tensor | None) -> None:
+        device = next((gradient.device for gradient in gradients if gradient is not None), None)
+        if device is None:
+            return
+        if self._statistic is None:
+            sizes = [layer.size for layer in self._layers.values()]
+            self._statistic = Magnitude(len(sizes), device)
+            self._sizes = torch.tensor(sizes, device=device)
+            self._scratch = torch.empty(min(SCRATCH, max(sizes)), device=device)
+        means, maxima = magnitude(gradients, self._sizes, self._scratch)
+        if scale is not None:
+            means, maxima = means / scale, maxima / scale
+        if found_inf is not None:
+            means = torch.where(found_inf > 0, ABSENT, means)
+        self._statistic.update(means, maxima, self.clock() or self._steps)
 
     def skipped_step(self, optimizer: Optimizer) -> None:
         """Counts a step that the loss scaler left out."""
-        if not self._ignores(optimizer):
+        if self._follow(optimizer):
             self._skipped[optimizer] = self._skipped.get(optimizer, 0) + 1
 
-    def _ignores(self, optimizer: Optimizer) -> bool:
-        if self._optimizers is not None:
-            return all(known() is not optimizer for known in self._optimizers)
-        return all(id(parameter) not in self._layers for parameter in _parameters(optimizer))
-
-    def _gradients(self, optimizer: Optimizer) -> list[Tensor | None]:
-        gradients: list[Tensor | None] = [None] * len(self._layers)
-        for parameter in _parameters(optimizer):
-            layer = self._layers.get(id(parameter))
-            if layer is not None and parameter.grad is not None:
-                gradients[layer.index] = parameter.grad.detach()
-        return gradients
+    def _follow(self, optimizer: Optimizer) -> list[tuple[int, nn.Parameter]]:
+        """The parameters of an optimizer whose gradients are read, with the indices of their layers."""
+        count = sum(len(group["params"]) for group in optimizer.param_groups)
+        known = self._followed.get(optimizer)
+        if known is None or known[0] != count:  # parameters may be added at any time
+            wanted = self._optimizers is None or any(own() is optimizer for own in self._optimizers)
+            pairs = [(self._layers[id(p)].index, p) for p in _parameters(optimizer) if id(p) in self._layers]
+            known = self._followed[optimizer] = (count, pairs if wanted else [])
+        return known[1]
 
     def _sampled(self, optimizer: Optimizer) -> bool:
         if optimizer not in self._sampling:
@@ -128,6 +138,7 @@ class GradientCollector(Collector):
         self._statistic = None
         self._steps = 0
         self._skipped.clear()
+        self._followed.clear()
         self._sampling.clear()
         self._ticks = []
         self._restored = None

@@ -54,6 +54,8 @@ class SiteCollector(Collector, Generic[S]):
         self._restored: dict[str, S] = {}
         self._failed: dict[SiteKey, str] = {}
         self._rank = 0
+        self._forwards = 0
+        self._warned = False
         self._tap = ForwardTap.of(self.model)
 
     # What a diagnostic defines.
@@ -93,6 +95,7 @@ class SiteCollector(Collector, Generic[S]):
             self._rank = rank
             self._statistics.clear()
             self._every.reset()
+        self._forwards += 1
         return self._every(self.clock())
 
     def needs_pre_activation(self, activation_fn: Activation) -> bool:
@@ -152,6 +155,7 @@ class SiteCollector(Collector, Generic[S]):
         self._restored = {}
         self._failed = {}
         self._rank = 0
+        self._forwards = 0
 
     def _watch(self) -> None:
         self._tap.add(self)
@@ -191,7 +195,19 @@ class SiteCollector(Collector, Generic[S]):
                 continue
             if self._patterns is None or any(matches(p, n, info.kind) for p in self._patterns for n in info.names):
                 unseen[info.names[0] or info.kind.__name__] = reason
+        if not seen and not unseen:
+            unseen[type(self.model).__name__] = self._why_nothing()
+            if not self._warned:
+                self._warned = True
+                logger.warning("%s measured nothing: %s", type(self).__name__, self._why_nothing())
         return unseen
+
+    def _why_nothing(self) -> str:
+        if not self._forwards:
+            return "no forward of the model was seen in this window"
+        if self._patterns is not None:
+            return f"no activation function that was called fits sites={list(self._patterns)}"
+        return "no activation function was called in the model's forwards"
 
     def _selects_early(self, key: SiteKey) -> bool:
         """Whether a site may be selected, as far as can be said before the forward is over."""

@@ -17,6 +17,7 @@ ABSENT = -1.0
 SCRATCH = 1 << 19
 """Elements of the buffer that `magnitude` works in: two megabytes."""
 
+_DOUBLES = frozenset({torch.float64, torch.complex128})
 _AT_ONCE = 32
 _NEVER = torch.iinfo(torch.int64).max
 
@@ -134,8 +135,7 @@ def magnitude(tensors: Sequence[Tensor | None], sizes: Tensor, scratch: Tensor) 
     Returns:
         Two tensors ``(len(tensors),)``, negative for None and for tensors without elements.
     """
-    doubles = (torch.float64, torch.complex128)
-    wide = torch.float64 if any(x is not None and x.dtype in doubles for x in tensors) else torch.float32
+    wide = torch.float64 if any(x is not None and x.dtype in _DOUBLES for x in tensors) else torch.float32
     totals, maxima = [], []
     for tensor in tensors:
         if tensor is not None and tensor.layout != torch.strided:

@@ -448,3 +448,23 @@ def test_a_model_that_shares_a_submodule_counts_no_foreign_root() -> None:
     with ActivationCollector(model) as collector:
         model.layers(X)
         assert list(collector.finish()) == ["layers.1", "layers.3"]
+
+
+@pytest.mark.parametrize(
+    ("sites", "calls", "reason"),
+    [
+        (None, 1, "no activation function was called in the model's forwards"),
+        ("gate*", 1, "no activation function that was called fits sites=['gate*']"),
+        (None, 0, "no forward of the model was seen in this window"),
+    ],
+)
+def test_nothing_measured_is_said(sites: str | None, calls: int, reason: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A window in which there was no site says why, in the coverage and once in the log."""
+    model = nn.Sequential(nn.Linear(3, 2))
+    with DeadUnitCollector(model, sites=sites) as collector:
+        for _ in range(2):
+            for _ in range(calls):
+                model(torch.randn(4, 3))
+            assert collector.finish() == {}
+            assert collector.coverage.unseen == {"Sequential": reason}
+    assert [record.message for record in caplog.records] == [f"DeadUnitCollector measured nothing: {reason}"]
