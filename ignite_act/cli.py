@@ -127,8 +127,8 @@ def run(config_path: Path | None, output_dir: str, resume: bool, overwrite: bool
     for result in results:
         console.print(f"run directory  {result.directory}", markup=False, soft_wrap=True)
     if study.diagnostics:
-        costs = sorted(result.summary["cost"] for result in results)
-        console.print(f"diagnostics    took {costs[0]:.0%} to {costs[-1]:.0%} of the training time")
+        costs = sorted({f"{result.summary['cost']:.0%}" for result in results}, key=lambda cost: int(cost[:-1]))
+        console.print(f"diagnostics    took {' to '.join(dict.fromkeys((costs[0], costs[-1])))} of the training time")
     console.print(f"look inside    {_tensorboard_command(Path(output_dir))}", markup=False, soft_wrap=True)
 
 
