@@ -7,11 +7,13 @@ from the function itself, so that it is right for every parameter value and for 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
@@ -107,7 +109,8 @@ class Activation:
                 ignored.
 
         Returns:
-            Closed intervals of the pre-activation; ``()`` if there are none or the function is not element-wise.
+            Closed intervals of the pre-activation; ``()`` if there are none, the function is not element-wise, or
+            it cannot be differentiated on its own.
         """
         return _saturated_intervals(self, _frozen(parameters, self.parameters))
 
@@ -300,6 +303,19 @@ def _flat_intervals(entry: Activation, parameters: Parameters) -> Intervals | No
 def _saturated_intervals(entry: Activation, parameters: Parameters) -> Intervals:
     if not entry.pointwise:
         return ()
+    # It is asked for inside users' forwards: a thread of its own knows nothing of their inference mode, autocast,
+    # checkpoints and function transforms.
+    with ThreadPoolExecutor(max_workers=1) as thread, contextlib.suppress(Exception):
+        return thread.submit(_solve_saturation, entry, parameters).result()
+    return ()  # a function that cannot be differentiated on its own: not known
+
+
+def _solve_saturation(entry: Activation, parameters: Parameters) -> Intervals:
+    with torch.random.fork_rng(devices=[]):
+        return _find_saturation(entry, parameters)
+
+
+def _find_saturation(entry: Activation, parameters: Parameters) -> Intervals:
     module = entry.factory(**dict(parameters)).double().eval()
     positive = torch.logspace(-9, 6, 30_001, dtype=torch.float64)
     grid = torch.cat([-positive.flip(0), torch.zeros(1, dtype=torch.float64), positive])

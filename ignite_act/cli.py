@@ -19,7 +19,29 @@ from ignite_act.errors import UserError
 OUTPUT_DIR = Path("runs")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class OneLineErrors(click.Command):
+    """A command whose errors are one line each, also those of click."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        """Runs the command; in standalone mode it ends with an exit code."""
+        try:
+            code: Any = super().main(*args, standalone_mode=False, **extra)  # type: ignore[call-overload]
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            code = error.exit_code
+        except click.ClickException as error:
+            click.echo(f"error: {' '.join(error.format_message().split())}", err=True)
+            code = error.exit_code
+        if not standalone_mode:
+            return code
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+class Commands(OneLineErrors, click.Group):
+    """A group of such commands."""
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="ignite-act")
 def main() -> None:
     """Trains networks with one or more activation functions and shows what happens inside them."""
@@ -78,7 +100,7 @@ def _default(name: str, field: Any) -> str:
     return "none" if default is None else str(default)
 
 
-@main.command()
+@main.command(cls=OneLineErrors)
 @study_options
 @click.option("--config", "config_path", type=click.Path(path_type=Path), help="YAML file; options override it.")
 @click.option(

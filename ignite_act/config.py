@@ -51,16 +51,18 @@ class Settings(BaseModel):
         "module", description="one activation module per place, one shared module in every place, or functional calls"
     )
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = Field(description="optimizer")
-    lr: float = Field(gt=0, allow_inf_nan=False, description="learning rate")
+    lr: float = Field(gt=0, le=1e30, allow_inf_nan=False, description="learning rate")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd and rmsprop")
-    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False, description="weight decay")
+    weight_decay: float = Field(0.0, ge=0, le=1e30, allow_inf_nan=False, description="weight decay")
     batch_size: int = Field(ge=1, description="samples in a batch")
     max_epochs: int = Field(ge=1, description="train for at most so many epochs")
     patience: int = Field(ge=0, description="stop after so many epochs without a better validation accuracy; 0: never")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
     amp: bool = Field(False, description="mixed precision (float16 on GPUs, bfloat16 on CPUs)")
     accumulate: int = Field(1, ge=1, description="batches whose gradients make one optimizer step")
-    clip_norm: float | None = Field(None, gt=0, allow_inf_nan=False, description="clip the gradients' norm to this")
+    clip_norm: float | None = Field(
+        None, gt=0, le=1e30, allow_inf_nan=False, description="clip the gradients' norm to this"
+    )
     diagnostics: bool = Field(True, description="measure what happens inside the network")
     every: int | None = Field(
         None, ge=1, description="measure in one step of so many; without it gradients in all, activations in one of 10"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import logging
 import math
 import shutil
 import tempfile
@@ -18,6 +19,8 @@ from sklearn.datasets import load_digits, make_circles
 from torch import Tensor
 
 from ignite_act.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 SPLIT_SEED = 42
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
@@ -166,6 +169,8 @@ def _fashion_mnist_parts(root: Path | None) -> tuple[Split, Split]:
     roots = [*([root] if root is not None else []), DEBIAN_FASHION_MNIST]
     for folder in (folder for place in roots for folder in (place / "FashionMNIST" / "raw", place / "raw", place)):
         if all((folder / name).is_file() or (folder / f"{name}.gz").is_file() for name in _FASHION_FILES):
+            if root is not None and not folder.is_relative_to(root):
+                logger.warning("%s holds no FashionMNIST: taking it from %s", root, folder)
             with tempfile.TemporaryDirectory() as temporary:
                 raw = Path(temporary) / "FashionMNIST" / "raw"
                 raw.mkdir(parents=True)

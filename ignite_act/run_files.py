@@ -27,7 +27,7 @@ from ignite_act.variants import activation_slug
 SCHEMA = 1
 """Version of ``summary.json`` and of the checkpoints."""
 _PACKAGES = ("ignite-act", "torch", "torchvision", "pytorch-ignite", "tensorboardX", "numpy", "scikit-learn")
-_MAY_DIFFER = {"max_epochs", "patience", "device", "output_dir", "data_root"}
+_MAY_DIFFER = {"max_epochs", "device", "output_dir", "data_root"}
 """Settings that a resumed run may change."""
 
 
@@ -49,10 +49,11 @@ def check_run_directory(config: RunConfig, directory: Path, *, resume: bool = Fa
     if not exists or overwrite:
         return
     if not resume:
-        epochs = len(run_reports(directory))
-        state = "finished" if (directory / "summary.json").exists() else "unfinished"
+        epochs = sum(not report.partial for report in run_reports(directory))
+        state = "a finished" if (directory / "summary.json").exists() else "an unfinished"
+        length = "1 epoch" if epochs == 1 else f"{epochs} epochs"
         raise UserError(
-            f"{directory} holds {'an' if state == 'unfinished' else 'a'} {state} run of {epochs} epochs: "
+            f"{directory} holds {state} run of {length}: "
             "--resume goes on with it, --overwrite starts over, --output-dir takes another place"
         )
     try:

@@ -8,13 +8,14 @@ around the outermost forward sees every torch function called from Python, so th
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, overrides
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
@@ -76,9 +77,6 @@ class SiteObserver(Protocol):
     def fail(self, key: SiteKey, error: Exception) -> None:
         """Is told that `observe` raised."""
 
-    def clock(self) -> int | None:
-        """The current iteration, where there is a notion of it."""
-
 
 class ModuleInfo(NamedTuple):
     """What is known of a module before it is called."""
@@ -88,8 +86,8 @@ class ModuleInfo(NamedTuple):
     activation_fn: Activation | None
     whole_for: tuple[SiteObserver, ...]
     """Observers that measure the module from the outside, as one site."""
-    fuses: bool
-    """Whether torch may compute it in one fused kernel in eval mode, but would not below a function mode."""
+    opaque: str
+    """Why what happens inside cannot be seen; empty if it can."""
 
 
 class _Frame:
@@ -123,10 +121,10 @@ class ForwardTap:
         self._calls: dict[int, int] = {}  # module -> calls in this forward
         self._most_calls: dict[int, int] = {}  # module -> most calls in one forward
         self._keys: dict[SiteKey, None] = {}  # in the order of first call
-        self._iteration: int | None = None
         self._mode = _CallMode(self)
         self._mode_entered = False
-        self._suspended_at = 0  # depth of the module around which the mode is taken away
+        self._suspended_by: nn.Module | None = None  # the module around which the mode is taken away
+        self._thread = 0
         self.fused: dict[int, None] = {}
         """Modules whose calls were left to torch's fused kernels, by their ids."""
         self._remove_hooks: weakref.finalize[..., ForwardTap] | None = None
@@ -190,21 +188,31 @@ class ForwardTap:
                 whole_for = tuple(self._observers)  # a registered class that torch does not know
             else:
                 whole_for = tuple(o for o in self._observers if o.chooses_module(module, names))
-            info = ModuleInfo(type(module), names, activation_fn, whole_for, isinstance(module, _FUSING))
+            info = ModuleInfo(type(module), names, activation_fn, whole_for, _opaque(module))
             self._infos[id(module)] = info
             if module is model or whole_for or not _is_inert(module, activation_fn):
                 self._followed[id(module)] = info
 
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """A module's forward begins."""
+        if self._depth and threading.get_ident() != self._thread:
+            return
         info = self._followed.get(id(module))
-        if info is None:
-            return
-        if self._depth == 0:
-            self._begin_forward(module)
-        self._depth += 1
-        if not self._live:
-            return
+        if info is not None:
+            if self._depth and module is self._model():
+                self._end_forward()  # Ctrl-C has broken off the last forward
+            if self._depth == 0:
+                self._begin_forward()
+            self._depth += 1
+            if self._live:
+                self._push(module, info, args)
+        if self._live and _may_be_fused(module):
+            self.fused[id(module)] = None
+            if self._mode_entered:
+                self._suspended_by = module
+                self._leave_mode()
+
+    def _push(self, module: nn.Module, info: ModuleInfo, args: tuple[Any, ...]) -> None:
         number = self._calls.get(id(module), 0)
         self._calls[id(module)] = number + 1
         if number >= self._most_calls.get(id(module), 0):
@@ -216,19 +224,16 @@ class ForwardTap:
                 frame.pre_activation = args[0]
                 frame.version = _version(args[0])
         self._stack.append(frame)
-        if info.fuses and not module.training and not torch.is_grad_enabled():
-            self.fused[id(module)] = None
-            if not self._suspended_at:
-                self._suspended_at = self._depth
-                self._leave_mode()
 
     def leave(self, module: nn.Module, output: Any) -> None:
         """A module's forward ends, by a return or by an exception."""
-        if id(module) not in self._followed or self._depth == 0:
+        if self._depth == 0 or threading.get_ident() != self._thread:
             return
-        if self._live and self._depth == self._suspended_at:
-            self._suspended_at = 0
+        if module is self._suspended_by:
+            self._suspended_by = None
             self._enter_mode()
+        if id(module) not in self._followed:
+            return
         self._depth -= 1
         if self._live:
             while self._stack:  # frames above are left over from exceptions that no hook was told of
@@ -270,19 +275,16 @@ class ForwardTap:
         hidden_from = self._stack[-1].hidden_from
         return tuple(observer for observer in self._live if observer not in hidden_from) if hidden_from else self._live
 
-    def _begin_forward(self, module: nn.Module) -> None:
+    def _begin_forward(self) -> None:
+        self._thread = threading.get_ident()
         self._live = tuple(observer for observer in self._observers if observer.wants_forward())
-        if not self._live:
-            return
-        iteration = self._live[0].clock()
-        if module is self._model() or iteration is None or iteration != self._iteration:
+        if self._live:
             self._calls.clear()
-        self._iteration = iteration
-        self._enter_mode()
+            self._enter_mode()
 
     def _end_forward(self) -> None:
         self._leave_mode()
-        self._suspended_at = 0
+        self._suspended_by = None
         self._depth = 0
         self._live = ()
         self._stack.clear()
@@ -296,7 +298,7 @@ class ForwardTap:
     def _leave_mode(self) -> None:
         if self._mode_entered:
             self._mode_entered = False
-            self._mode.__exit__(None, None, None)
+            _remove_mode(self._mode)
 
     def _emit_whole(self, frame: _Frame, output: Any) -> None:
         result = _first_tensor(output)
@@ -332,6 +334,43 @@ def _tell(observers: tuple[SiteObserver, ...], call: SiteCall) -> None:
         observer.seconds += time.perf_counter() - begin
 
 
+def _may_be_fused(module: nn.Module) -> bool:
+    """Whether torch may compute a module in one fused kernel, which it would not do below a function mode."""
+    if module.training or not isinstance(module, _FUSING):
+        return False
+    first = module.layers[0] if isinstance(module, nn.TransformerEncoder) else module
+    return not (torch.is_grad_enabled() and any(parameter.requires_grad for parameter in first.parameters()))
+
+
+def _opaque(module: nn.Module) -> str:
+    if isinstance(module, torch.jit.ScriptModule):
+        return "it is compiled by TorchScript: calls inside cannot be seen"
+    if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+        return "it is compiled by torch.compile: calls inside may not be seen"
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        return "its activations are computed inside a fused kernel"
+    if isinstance(module, nn.GLU):
+        return "a gate that mixes units is not measured"
+    return ""
+
+
+def _remove_mode(mode: TorchFunctionMode) -> None:
+    """Takes a mode off the stack, also from below modes that were entered after it and not left."""
+    above = []
+    stack = overrides._get_current_function_mode_stack()
+    if not any(entered is mode for entered in stack):
+        return
+    while (top := overrides._pop_mode()) is not mode:
+        above.append(top)
+    for other in reversed(above):
+        overrides._push_mode(other)
+
+
+def _is_recomputing() -> bool:
+    """Whether autograd is running backward: activation checkpointing executes forwards a second time there."""
+    return torch._C._current_graph_task_id() != -1
+
+
 def _is_inert(module: nn.Module, activation_fn: Activation | None) -> bool:
     """Whether a module certainly calls no activation function: torch's own single layers.
 
@@ -356,7 +395,7 @@ class _CallMode(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        tap = self._tap()
+        tap = None if _is_compiling() else self._tap()
         if tap is None:
             return func(*args, **(kwargs or {}))
         return tap.call(func, args, kwargs or {})
@@ -364,14 +403,14 @@ class _CallMode(TorchFunctionMode):
 
 def _global_hooks(tap: weakref.ref[ForwardTap]) -> contextlib.ExitStack:
     def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
-        if _is_compiling():
+        if _is_compiling() or _is_recomputing():
             return
         own = tap()
         if own is not None:
             own.enter(module, args)
 
     def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if _is_compiling():
+        if _is_compiling() or _is_recomputing():
             return
         own = tap()
         if own is not None:

@@ -130,10 +130,13 @@ class GradientCollector(Collector):
         model = self.model
         owners = {id(parameter): module for module in model.modules() for parameter in module.parameters(recurse=False)}
         self._layers = {}
+        self._labels: list[tuple[str, type[nn.Module]]] = []  # every name that a pattern may fit
         for full_name, parameter in model.named_parameters():
             name = clean(full_name)
             layer = name.removesuffix(".weight")
-            if self._selects(layer, name, parameter, type(owners[id(parameter)])):
+            owner = type(owners[id(parameter)])
+            self._labels += [(layer, owner), (name, owner)]
+            if self._selects(layer, name, parameter, owner):
                 self._layers[id(parameter)] = _Layer(layer, len(self._layers), max(parameter.numel(), 1))
         self._statistic = None
         self._steps = 0
@@ -190,10 +193,15 @@ class GradientCollector(Collector):
         return skipped
 
     def _find_unseen(self, seen: tuple[str, ...]) -> dict[str, str]:
-        if not self._steps and not self._skipped:
+        if not seen and not self._steps and not self._skipped:
             reason = "no torch.optim.Optimizer that owns it made a step in this window"
-            return {layer.name: reason for layer in self._layers.values()}
+            if self._layers:
+                return {layer.name: reason for layer in self._layers.values()}
         unseen = {}
+        for pattern in self._patterns or ():
+            if not any(matches(pattern, name, kind) for name, kind in self._labels):
+                name = pattern if isinstance(pattern, str) else pattern.__name__
+                unseen[name] = "no parameter of the model fits this choice"
         for parameter in self.model.parameters():
             layer = self._layers.get(id(parameter))
             if layer is not None and layer.name not in seen:

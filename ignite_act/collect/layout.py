@@ -23,8 +23,8 @@ _CHANNEL_NORMS = _named("batch_norm", "instance_norm", "group_norm")
 _RESHAPES = _named("view", "reshape", "flatten", "unflatten", "view_as", "reshape_as", "squeeze", "unsqueeze")
 _MIXERS = _named(
     "permute", "transpose", "transpose_", "movedim", "moveaxis", "swapaxes", "swapdims", "t", "linear", "matmul",
-    "__matmul__", "__rmatmul__", "mm", "bmm", "einsum", "tensordot", "scaled_dot_product_attention",
-)  # fmt: skip
+    "__matmul__", "__rmatmul__", "mm", "bmm", "einsum", "tensordot", "scaled_dot_product_attention", "adjoint",
+) | {getattr(torch.Tensor, name).__get__ for name in ("T", "mT", "H", "mH")}  # fmt: skip
 
 
 class ChannelAxes:
@@ -69,13 +69,14 @@ class ChannelAxes:
             axis = self.of(source)
             if axis == -1:
                 continue
-            if function in _RESHAPES:
-                lead = source.ndim + axis + 1
-                if not isinstance(result, Tensor) or result.shape[:lead] != source.shape[:lead]:
-                    return
-                axis = lead - 1 - result.ndim
+            lead = source.ndim + axis + 1  # dimensions up to the channels
             for tensor in results:
-                if isinstance(tensor, Tensor) and (function in _RESHAPES or tensor.ndim == source.ndim):
+                if not isinstance(tensor, Tensor):
+                    continue
+                if function in _RESHAPES or tensor.ndim != source.ndim:
+                    if tensor.shape[:lead] == source.shape[:lead]:
+                        self._mark(tensor, lead - 1 - tensor.ndim)
+                else:
                     self._mark(tensor, axis)
             return
 

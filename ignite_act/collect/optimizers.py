@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import weakref
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -11,6 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+logger = logging.getLogger(__name__)
 
 
 class StepObserver(Protocol):
@@ -56,7 +59,7 @@ def _hooks(observer: weakref.ref[StepObserver]) -> contextlib.ExitStack:
             return None
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
-            own.before_step(optimizer)
+            _tell(own.before_step, optimizer)
             return None
         wrapped = _telling(closure, own, optimizer)
         if "closure" in kwargs:
@@ -66,7 +69,7 @@ def _hooks(observer: weakref.ref[StepObserver]) -> contextlib.ExitStack:
     def skipped(optimizer: Optimizer) -> None:
         own = observer()
         if own is not None:
-            own.skipped_step(optimizer)
+            _tell(own.skipped_step, optimizer)
 
     hooks = contextlib.ExitStack()
     hooks.callback(register_optimizer_step_pre_hook(before).remove)
@@ -74,6 +77,19 @@ def _hooks(observer: weakref.ref[StepObserver]) -> contextlib.ExitStack:
     _watch_scalers()
     hooks.callback(_forget_listener, skipped)
     return hooks
+
+
+def _tell(listener: Callable[[Optimizer], None], optimizer: Optimizer) -> None:
+    try:
+        listener(optimizer)
+    except Exception:  # training never dies of its diagnostics
+        global _failure_logged
+        if not _failure_logged:
+            _failure_logged = True
+            logger.warning("the gradients of a step could not be read; later failures are not logged", exc_info=True)
+
+
+_failure_logged = False
 
 
 def _telling(closure: Callable[[], Any], observer: StepObserver, optimizer: Optimizer) -> Callable[[], Any]:
@@ -86,7 +102,7 @@ def _telling(closure: Callable[[], Any], observer: StepObserver, optimizer: Opti
         loss = closure()
         if not told:
             told = True
-            observer.before_step(optimizer)
+            _tell(observer.before_step, optimizer)
         return loss
 
     return evaluate
@@ -129,5 +145,7 @@ def _forget_listener(listener: Callable[[Optimizer], None]) -> None:
     global _original_step
     _skip_listeners.remove(listener)
     if not _skip_listeners and _original_step is not None:
-        torch.amp.GradScaler.step = _original_step  # type: ignore[method-assign]
+        if getattr(torch.amp.GradScaler.step, "__wrapped__", None) is not _original_step:
+            return  # somebody else has wrapped it since: taking it away would undo that
+        torch.amp.GradScaler.step = _original_step  # type: ignore[method-assign, assignment]
         _original_step = None

@@ -13,14 +13,12 @@ from torch import nn
 from ignite_act.activations import Activation, recognised_module
 from ignite_act.collect.base import Collector
 from ignite_act.collect.forward import ForwardTap, SiteCall, SiteKey
-from ignite_act.collect.names import Patterns, as_patterns, is_glob, matches
+from ignite_act.collect.names import Pattern, Patterns, as_patterns, is_glob, matches
 from ignite_act.stats.base import Statistic
 
 logger = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=Statistic)
-
-_FUSED = (nn.RNNBase, nn.RNNCellBase)
 
 
 class SiteCollector(Collector, Generic[S]):
@@ -53,6 +51,8 @@ class SiteCollector(Collector, Generic[S]):
         self._statistics: dict[SiteKey, S] = {}
         self._restored: dict[str, S] = {}
         self._failed: dict[SiteKey, str] = {}
+        self._lost: dict[str, str] = {}
+        self._said: set[str] = set()
         self._rank = 0
         self._forwards = 0
         self._warned = False
@@ -116,6 +116,9 @@ class SiteCollector(Collector, Generic[S]):
         """Takes one call into the site's statistic."""
         if call.activation.numel() == 0 or call.key in self._failed or not self._selects_early(call.key):
             return
+        if _is_wrapped(call.activation):
+            self._failed[call.key] = "it was called below a function transform (torch.func)"
+            return
         if not call.activation.is_floating_point():
             self._failed[call.key] = f"its output is {call.activation.dtype}, not real floating-point numbers"
             return
@@ -125,10 +128,13 @@ class SiteCollector(Collector, Generic[S]):
         self._update(statistic, call)
 
     def fail(self, key: SiteKey, error: Exception) -> None:
-        """Gives a site up for this window: said once in the log and in the coverage."""
+        """Gives a site up for this window; the coverage says why, and the log, once."""
         self._failed[key] = f"measuring it failed: {type(error).__name__}: {error}"
         self._statistics.pop(key, None)
-        logger.warning("%s gives up a site: %s", type(self).__name__, self._failed[key])
+        name = self._tap.labels().get(key, "a site")
+        if name not in self._said:
+            self._said.add(name)
+            logger.warning("%s gives up %s: %s", type(self).__name__, name, self._failed[key])
 
     def unit_dim(self, call: SiteCall) -> int:
         """The axis of the units in a call, as chosen or by the rule, counted from the end."""
@@ -154,6 +160,7 @@ class SiteCollector(Collector, Generic[S]):
         self._statistics = {}
         self._restored = {}
         self._failed = {}
+        self._lost = {}
         self._rank = 0
         self._forwards = 0
 
@@ -171,30 +178,43 @@ class SiteCollector(Collector, Generic[S]):
             if statistic is None or not self._selects(label, key):
                 continue
             if label in window:
-                statistic.merge(window[label])
+                restored = self._restore(window[label].state_dict())
+                restored.merge(statistic)
+                statistic = restored
             window[label] = statistic
         return window
 
     def _numbers(self) -> dict[str, dict[str, Any]]:
-        return {name: self._row(name, statistic) for name, statistic in self._window().items()}
+        rows = {}
+        for name, statistic in self._window().items():
+            try:
+                rows[name] = self._row(name, statistic)
+            except Exception as error:
+                self._lost[name] = f"its numbers could not be read: {type(error).__name__}: {error}"
+        return rows
 
     def _find_unseen(self, seen: tuple[str, ...]) -> dict[str, str]:
         labels = self._tap.labels()
         unseen = {labels[key]: reason for key, reason in self._failed.items() if key in labels}
+        unseen.update(self._lost)
         called = {key.module for key, label in labels.items() if label in seen or label in unseen}
         for module, info in self._tap.modules.items():
-            if issubclass(info.kind, _FUSED):
-                reason = "its activations are computed inside a fused kernel"
-            elif (
-                issubclass(info.kind, nn.TransformerEncoderLayer) and module in self._tap.fused and module not in called
-            ):
-                reason = "in eval mode without gradients torch computes it in one fused kernel"
+            reason = info.opaque
+            if module in self._tap.fused and issubclass(info.kind, nn.TransformerEncoderLayer) and module not in called:
+                reason = "in eval mode torch may compute it in one fused kernel, which watching would switch off"
             elif info.activation_fn is not None and info.activation_fn.pointwise and module not in called:
-                reason = "it was not called in this window, or only inside compiled code"
-            else:
-                continue
-            if self._patterns is None or any(matches(p, n, info.kind) for p in self._patterns for n in info.names):
-                unseen[info.names[0] or info.kind.__name__] = reason
+                reason = (
+                    "it was not called in this window, or only where it cannot be seen (compiled code, replicas), "
+                    "or its own forward calls no function that is known"
+                )
+            names = [name or info.kind.__name__ for name in info.names]
+            chosen = self._patterns is None or any(matches(p, n, info.kind) for p in self._patterns for n in names)
+            if reason and chosen and names[0] not in seen:
+                unseen[names[0]] = reason
+        for pattern in self._patterns or ():
+            if not any(self._fits(pattern, key, label) for key, label in labels.items()):
+                name = pattern if isinstance(pattern, str) else pattern.__name__
+                unseen.setdefault(name, "no activation function that was called fits this choice")
         if not seen and not unseen:
             unseen[type(self.model).__name__] = self._why_nothing()
             if not self._warned:
@@ -205,8 +225,6 @@ class SiteCollector(Collector, Generic[S]):
     def _why_nothing(self) -> str:
         if not self._forwards:
             return "no forward of the model was seen in this window"
-        if self._patterns is not None:
-            return f"no activation function that was called fits sites={list(self._patterns)}"
         return "no activation function was called in the model's forwards"
 
     def _selects_early(self, key: SiteKey) -> bool:
@@ -219,10 +237,10 @@ class SiteCollector(Collector, Generic[S]):
 
     def _selects(self, label: str, key: SiteKey) -> bool:
         """Whether a pattern fits the site's final name, or its name without the number of the call, or its type."""
-        return self._patterns is None or any(
-            matches(pattern, label, self._kind(key)) or matches(pattern, label.split("#")[0], None)
-            for pattern in self._patterns
-        )
+        return self._patterns is None or any(self._fits(pattern, key, label) for pattern in self._patterns)
+
+    def _fits(self, pattern: Pattern, key: SiteKey, label: str) -> bool:
+        return matches(pattern, label, self._kind(key)) or matches(pattern, label.split("#")[0], None)
 
     def _kind(self, key: SiteKey) -> type | None:
         info = self._tap.modules.get(key.module)
@@ -241,3 +259,8 @@ class SiteCollector(Collector, Generic[S]):
         self._restored = {name: self._restore(item) for name, item in state["sites"].items()}
         self._rank = int(state["rank"])
         self._every.count = state["ticks"]
+
+
+def _is_wrapped(tensor: torch.Tensor) -> bool:
+    """Whether a tensor belongs to a function transform and must not outlive it."""
+    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))

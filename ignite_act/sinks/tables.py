@@ -56,6 +56,7 @@ def sites_table(title: str, rows: Iterable[Row]) -> Group:
         ("zeros", lambda row: percent(row["zero_fraction"])),
         ("saturated", lambda row: percent(row["saturated_fraction"])),
         ("dead\nneurons", lambda row: f"{row['dead']}/{row['units']}" if "units" in row else "-"),
+        ("non-\nfinite", lambda row: str(row["nonfinite"])),
     )
 
 
