@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
 from ignite_act.collect.base import Collector, Every
@@ -71,6 +72,9 @@ class GradientCollector(Collector):
     def before_step(self, optimizer: Optimizer) -> None:
         """Reads the gradients that the optimizer is about to use."""
         begin = time.perf_counter()
+        if self._lazy:
+            self._look()
+            self._followed.clear()
         followed = self._follow(optimizer)
         if not followed:
             return
@@ -127,17 +131,7 @@ class GradientCollector(Collector):
 
     def _begin(self) -> None:
         super()._begin()
-        model = self.model
-        owners = {id(parameter): module for module in model.modules() for parameter in module.parameters(recurse=False)}
-        self._layers = {}
-        self._labels: list[tuple[str, type[nn.Module]]] = []  # every name that a pattern may fit
-        for full_name, parameter in model.named_parameters():
-            name = clean(full_name)
-            layer = name.removesuffix(".weight")
-            owner = type(owners[id(parameter)])
-            self._labels += [(layer, owner), (name, owner)]
-            if self._selects(layer, name, parameter, owner):
-                self._layers[id(parameter)] = _Layer(layer, len(self._layers), max(parameter.numel(), 1))
+        self._look()
         self._statistic = None
         self._steps = 0
         self._skipped.clear()
@@ -145,6 +139,23 @@ class GradientCollector(Collector):
         self._sampling.clear()
         self._ticks = []
         self._restored = None
+
+    def _look(self) -> None:
+        """Finds the layers of the model as it is now."""
+        model = self.model
+        self._lazy = any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters())
+        owners = {id(parameter): module for module in model.modules() for parameter in module.parameters(recurse=False)}
+        self._layers = {}
+        self._labels: list[tuple[str, type[nn.Module]]] = []  # every name that a pattern may fit
+        for full_name, parameter in model.named_parameters():
+            if isinstance(parameter, UninitializedParameter):
+                continue  # a lazy module: looked at again at the first step
+            name = clean(full_name)
+            layer = name.removesuffix(".weight")
+            owner = type(owners[id(parameter)])
+            self._labels += [(layer, owner), (name, owner)]
+            if self._selects(layer, name, parameter, owner):
+                self._layers[id(parameter)] = _Layer(layer, len(self._layers), max(parameter.numel(), 1))
 
     def _selects(self, layer: str, name: str, parameter: nn.Parameter, owner: type[nn.Module]) -> bool:
         if self._patterns is None:

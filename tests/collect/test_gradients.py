@@ -430,3 +430,14 @@ def test_two_collectors_see_the_same_skips_and_leave_the_scaler_as_it_was() -> N
         assert torch.amp.GradScaler.step is not original
     assert torch.amp.GradScaler.step is original
     first.stop()
+
+
+def test_lazy_layers_are_measured_from_their_first_step() -> None:
+    """A layer whose weight takes shape in the first forward is measured in the first window already."""
+    model = nn.Sequential(nn.LazyLinear(3), nn.ReLU(), nn.LazyLinear(2))
+    with GradientCollector(model) as collector:
+        model(torch.randn(4, 5))
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        model(torch.randn(4, 5)).sum().backward()
+        optimizer.step()
+        assert {name: row["steps"] for name, row in collector.finish().items()} == {"0": 1, "2": 1}
