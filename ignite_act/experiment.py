@@ -27,7 +27,7 @@ from ignite_act.errors import UserError, first_line
 from ignite_act.handlers import ActivationStats, DeadNeurons, Diagnostics
 from ignite_act.handlers.diagnostics import scores
 from ignite_act.models import build_model
-from ignite_act.report import EpochReport, coarse_histogram
+from ignite_act.report import EpochReport, with_coarse_histogram
 from ignite_act.run_files import (
     SCHEMA,
     ReplacingSaver,
@@ -276,10 +276,7 @@ class _Run:
             dead.attach(evaluator)
             activations.attach(evaluator)
             evaluator.run(TensorLoader(samples, EVALUATION_BATCH))
-        rows = {}
-        for name, row in activations.result.items():
-            edges, counts = coarse_histogram(row["edges"], row["counts"])
-            rows[name] = _plain({**row, "edges": edges, "counts": counts})
+        rows = {name: _plain(with_coarse_histogram(row)) for name, row in activations.result.items()}
         return {"dead_neurons": {name: _plain(row) for name, row in dead.result.items()}, "activations": rows}
 
     def _stop_reason(self) -> str:

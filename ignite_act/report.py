@@ -98,6 +98,12 @@ def coarse_histogram(edges: list[float], counts: list[int]) -> tuple[list[float]
     return kept, result
 
 
+def with_coarse_histogram(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of `ActivationStats.result` with its histogram made coarse, as reports and summaries hold it."""
+    edges, counts = coarse_histogram(row["edges"], row["counts"])
+    return {**row, "edges": edges, "counts": counts}
+
+
 def _is_coarse(edge: float, largest: float) -> bool:
     if abs(edge) < largest * 2.0**-_OCTAVES:
         return False

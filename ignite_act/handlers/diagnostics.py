@@ -14,7 +14,7 @@ from typing_extensions import Self
 from ignite_act.collect import ActivationCollector, Collector, Coverage, DeadUnitCollector, GradientCollector
 from ignite_act.handlers.base import WindowHandler
 from ignite_act.handlers.stats import ACTIVATIONS_EVERY, ActivationStats, DeadNeurons, GradientStats, StatsHandler
-from ignite_act.report import EpochReport, coarse_histogram
+from ignite_act.report import EpochReport, with_coarse_histogram
 from ignite_act.sinks import FanOut, Sink
 
 _PUBLISHED: dict[str, type[StatsHandler]] = {
@@ -118,7 +118,7 @@ class Diagnostics(WindowHandler):
             partial=partial,
             scores=scores(engine, self._evaluator),
             gradients=results["gradients"],
-            activations={name: _with_coarse_histogram(row) for name, row in results["activations"].items()},
+            activations={name: with_coarse_histogram(row) for name, row in results["activations"].items()},
             dead_neurons=results["dead_neurons"],
             coverage={name: coverage.to_dict() for name, coverage in self.coverage.items()},
             cost=(seconds + now - begin) / max(now - self._started, 1e-9),
@@ -134,8 +134,3 @@ def scores(trainer: Engine, evaluator: Engine | None) -> dict[str, dict[str, flo
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 numbers.setdefault(name, {})[split] = float(value)
     return numbers
-
-
-def _with_coarse_histogram(row: Mapping[str, Any]) -> dict[str, Any]:
-    edges, counts = coarse_histogram(row["edges"], row["counts"])
-    return {**row, "edges": edges, "counts": counts}
