@@ -88,6 +88,8 @@ class ModuleInfo(NamedTuple):
     """Observers that measure the module from the outside, as one site."""
     opaque: str
     """Why what happens inside cannot be seen; empty if it can."""
+    may_fuse: bool
+    """Whether torch has a fused kernel for the module."""
 
 
 class _Frame:
@@ -188,46 +190,58 @@ class ForwardTap:
                 whole_for = tuple(self._observers)  # a registered class that torch does not know
             else:
                 whole_for = tuple(o for o in self._observers if o.chooses_module(module, names))
-            info = ModuleInfo(type(module), names, activation_fn, whole_for, _opaque(module))
+            info = ModuleInfo(
+                type(module), names, activation_fn, whole_for, _opaque(module), isinstance(module, _FUSING)
+            )
             self._infos[id(module)] = info
             if module is model or whole_for or not _is_inert(module, activation_fn):
                 self._followed[id(module)] = info
 
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """A module's forward begins."""
-        if self._depth and threading.get_ident() != self._thread:
-            return
         info = self._followed.get(id(module))
-        if info is not None:
-            if self._depth and module is self._model():
+        if info is None or _is_recomputing():
+            if self._live and isinstance(module, _FUSING):  # a module that is not the model's own
+                self._step_aside(module)
+            return
+        if self._depth:
+            if threading.get_ident() != self._thread:
+                return
+            if module is self._model():
                 self._end_forward()  # Ctrl-C has broken off the last forward
-            if self._depth == 0:
-                self._begin_forward()
-            self._depth += 1
-            if self._live:
-                self._push(module, info, args)
-        if self._live and _may_be_fused(module):
+        if self._depth == 0:
+            self._begin_forward()
+        self._depth += 1
+        if self._live:
+            self._push(module, info, args)
+            if info.may_fuse:
+                self._step_aside(module)
+
+    def _step_aside(self, module: nn.Module) -> None:
+        """Takes the mode away for a module that torch would compute otherwise below one."""
+        if _is_fused(module):
             self.fused[id(module)] = None
             if self._mode_entered:
                 self._suspended_by = module
                 self._leave_mode()
 
     def _push(self, module: nn.Module, info: ModuleInfo, args: tuple[Any, ...]) -> None:
-        number = self._calls.get(id(module), 0)
-        self._calls[id(module)] = number + 1
-        if number >= self._most_calls.get(id(module), 0):
-            self._most_calls[id(module)] = number + 1
-        frame = _Frame(module, info, number, self._stack[-1].hidden_from if self._stack else ())
+        identity, stack = id(module), self._stack
+        number = self._calls.get(identity, 0)
+        self._calls[identity] = number + 1
+        if number >= self._most_calls.get(identity, 0):
+            self._most_calls[identity] = number + 1
+        frame = _Frame(module, info, number, stack[-1].hidden_from if stack else ())
         if info.whole_for:
             frame.hidden_from = (*frame.hidden_from, *info.whole_for)
             if args and isinstance(args[0], Tensor):
                 frame.pre_activation = args[0]
                 frame.version = _version(args[0])
-        self._stack.append(frame)
+        stack.append(frame)
 
     def leave(self, module: nn.Module, output: Any) -> None:
         """A module's forward ends, by a return or by an exception."""
-        if self._depth == 0 or threading.get_ident() != self._thread:
+        if self._depth == 0 or _is_recomputing() or threading.get_ident() != self._thread:
             return
         if module is self._suspended_by:
             self._suspended_by = None
@@ -235,13 +249,12 @@ class ForwardTap:
         if id(module) not in self._followed:
             return
         self._depth -= 1
-        if self._live:
-            while self._stack:  # frames above are left over from exceptions that no hook was told of
-                frame = self._stack.pop()
-                if frame.module is module:
-                    if frame.info.whole_for:
-                        self._emit_whole(frame, output)
-                    break
+        while self._live and self._stack:  # frames above are left over from exceptions that no hook was told of
+            frame = self._stack.pop()
+            if frame.module is module:
+                if frame.info.whole_for:
+                    self._emit_whole(frame, output)
+                break
         if self._depth == 0:
             self._end_forward()
 
@@ -251,19 +264,21 @@ class ForwardTap:
         observers = self._observers_here() if known is not None else ()
         if known is None or not observers:
             result = function(*args, **kwargs)
-            self.axes.follow(function, args, kwargs, result)
+            if self.axes.concerns(function):
+                self.axes.follow(function, args, kwargs, result)
             return result
-        frame = self._stack[-1]
         before = args[0] if args else kwargs.get("input")
         unit_dim = self.axes.of(before)
-        parameters = {**dict(zip(known.positional, args[1:], strict=False)), **kwargs} if kwargs or args[1:] else {}
+        parameters = {**dict(zip(known.positional, args[1:], strict=False)), **kwargs} if args[1:] else kwargs
         pre_activation = before
         if known.in_place or parameters.get("inplace"):
             wanted = any(observer.needs_pre_activation(known.activation_fn) for observer in observers)
             pre_activation = before.detach().clone() if wanted and isinstance(before, Tensor) else None
         result = function(*args, **kwargs)
-        self.axes.follow(function, args, kwargs, result)
+        if self.axes.concerns(function):
+            self.axes.follow(function, args, kwargs, result)
         if isinstance(result, Tensor):
+            frame = self._stack[-1]
             key = self._key(frame, known.label if frame.info.activation_fn is None else "")
             _tell(observers, SiteCall(key, known.activation_fn, parameters, pre_activation, result, unit_dim))
         return result
@@ -334,9 +349,9 @@ def _tell(observers: tuple[SiteObserver, ...], call: SiteCall) -> None:
         observer.seconds += time.perf_counter() - begin
 
 
-def _may_be_fused(module: nn.Module) -> bool:
-    """Whether torch may compute a module in one fused kernel, which it would not do below a function mode."""
-    if module.training or not isinstance(module, _FUSING):
+def _is_fused(module: nn.Module) -> bool:
+    """Whether torch may compute a fusing module in one kernel now, which it would not do below a function mode."""
+    if module.training:
         return False
     first = module.layers[0] if isinstance(module, nn.TransformerEncoder) else module
     return not (torch.is_grad_enabled() and any(parameter.requires_grad for parameter in first.parameters()))
@@ -403,16 +418,12 @@ class _CallMode(TorchFunctionMode):
 
 def _global_hooks(tap: weakref.ref[ForwardTap]) -> contextlib.ExitStack:
     def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
-        if _is_compiling() or _is_recomputing():
-            return
-        own = tap()
+        own = None if _is_compiling() else tap()
         if own is not None:
             own.enter(module, args)
 
     def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if _is_compiling() or _is_recomputing():
-            return
-        own = tap()
+        own = None if _is_compiling() else tap()
         if own is not None:
             own.leave(module, output)
 

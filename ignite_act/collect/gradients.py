@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,6 +24,16 @@ class _Layer:
     name: str
     index: int
     size: int
+
+
+@dataclass
+class _Followed:
+    """An optimizer of which a step was seen in this window."""
+
+    every: Every
+    count: int = -1  # of its parameters
+    parameters: list[tuple[int, nn.Parameter]] = field(default_factory=list)  # with the indices of their layers
+    skipped: int | Tensor = 0
 
 
 class GradientCollector(Collector):
@@ -60,11 +70,7 @@ class GradientCollector(Collector):
         self._layers: dict[int, _Layer] = {}  # id of the parameter -> layer
         self._statistic: Magnitude | None = None
         self._steps = 0
-        self._skipped: weakref.WeakKeyDictionary[Optimizer, int | Tensor] = weakref.WeakKeyDictionary()
-        self._followed: weakref.WeakKeyDictionary[Optimizer, tuple[int, list[tuple[int, nn.Parameter]]]] = (
-            weakref.WeakKeyDictionary()
-        )
-        self._sampling: weakref.WeakKeyDictionary[Optimizer, Every] = weakref.WeakKeyDictionary()
+        self._followed: weakref.WeakKeyDictionary[Optimizer, _Followed] = weakref.WeakKeyDictionary()
         self._ticks: list[int] = []  # of the optimizers of a restored window, in the order of their first steps
         self._restored: Mapping[str, Any] | None = None
         self._begin()
@@ -74,69 +80,66 @@ class GradientCollector(Collector):
         begin = time.perf_counter()
         if self._lazy:
             self._look()
-            self._followed.clear()
         followed = self._follow(optimizer)
-        if not followed:
+        if not followed.parameters:
             return
         self._steps += 1
         found_inf: Tensor | None = getattr(optimizer, "found_inf", None)
         if found_inf is not None:  # a fused optimizer below a loss scaler decides by itself, on the device
-            self._skipped[optimizer] = self._skipped.get(optimizer, 0) + (found_inf > 0).long()
-        if self._sampled(optimizer):
-            gradients: list[Tensor | None] = [None] * len(self._layers)
-            for index, parameter in followed:
-                gradients[index] = parameter.grad
-            scale: Tensor | None = getattr(optimizer, "grad_scale", None)
-            with torch.no_grad():
-                self._read(gradients, scale, found_inf)
+            followed.skipped = followed.skipped + (found_inf > 0).long()
+        if followed.every(None):
+            gradients = {index: p.grad for index, p in followed.parameters if p.grad is not None}
+            if gradients:
+                self._read(gradients, getattr(optimizer, "grad_scale", None), found_inf)
         self.seconds += time.perf_counter() - begin
 
-    def _read(self, gradients: list[Tensor | None], scale: Tensor | None, found_inf: Tensor | None) -> None:
-        device = next((gradient.device for gradient in gradients if gradient is not None), None)
-        if device is None:
-            return
+    @torch.no_grad()
+    def _read(self, gradients: dict[int, Tensor], scale: Tensor | None, found_inf: Tensor | None) -> None:
         if self._statistic is None:
+            device = next(iter(gradients.values())).device
             sizes = [layer.size for layer in self._layers.values()]
             self._statistic = Magnitude(len(sizes), device)
             self._sizes = torch.tensor(sizes, device=device)
             self._scratch = torch.empty(min(SCRATCH, max(sizes)), device=device)
-        means, maxima = magnitude(gradients, self._sizes, self._scratch)
+        iteration = self.clock() or self._steps
+        if scale is None and found_inf is None and self._statistic.read(gradients, iteration):
+            return
+        rows = [gradients.get(index) for index in range(len(self._layers))]
+        means, maxima = magnitude(rows, self._sizes, self._scratch)
         if scale is not None:
             means, maxima = means / scale, maxima / scale
         if found_inf is not None:
             means = torch.where(found_inf > 0, ABSENT, means)
-        self._statistic.update(means, maxima, self.clock() or self._steps)
+        self._statistic.update(means, maxima, iteration)
 
     def skipped_step(self, optimizer: Optimizer) -> None:
         """Counts a step that the loss scaler left out."""
-        if self._follow(optimizer):
-            self._skipped[optimizer] = self._skipped.get(optimizer, 0) + 1
+        followed = self._follow(optimizer)
+        if followed.parameters:
+            followed.skipped = followed.skipped + 1
 
-    def _follow(self, optimizer: Optimizer) -> list[tuple[int, nn.Parameter]]:
-        """The parameters of an optimizer whose gradients are read, with the indices of their layers."""
-        count = sum(len(group["params"]) for group in optimizer.param_groups)
-        known = self._followed.get(optimizer)
-        if known is None or known[0] != count:  # parameters may be added at any time
-            wanted = self._optimizers is None or any(own() is optimizer for own in self._optimizers)
-            pairs = [(self._layers[id(p)].index, p) for p in _parameters(optimizer) if id(p) in self._layers]
-            known = self._followed[optimizer] = (count, pairs if wanted else [])
-        return known[1]
-
-    def _sampled(self, optimizer: Optimizer) -> bool:
-        if optimizer not in self._sampling:
-            self._sampling[optimizer] = Every(self._every.n)
-            if self._ticks:
-                self._sampling[optimizer].count = self._ticks.pop(0)
-        return self._sampling[optimizer](None)
+    def _follow(self, optimizer: Optimizer) -> _Followed:
+        """What is known of an optimizer in this window."""
+        followed = self._followed.get(optimizer)
+        if followed is None:
+            ticks = self._ticks.pop(0) if self._ticks else 0
+            followed = self._followed[optimizer] = _Followed(Every(self._every.n))
+            followed.every.count = ticks
+        count = sum([len(group["params"]) for group in optimizer.param_groups])
+        if followed.count != count or self._lazy:  # parameters may be added at any time
+            followed.count = count
+            followed.parameters = []
+            if self._optimizers is None or any(own() is optimizer for own in self._optimizers):
+                parameters = _parameters(optimizer)
+                followed.parameters = [(self._layers[id(p)].index, p) for p in parameters if id(p) in self._layers]
+        return followed
 
     def _begin(self) -> None:
         super()._begin()
         self._look()
         self._statistic = None
         self._steps = 0
-        self._skipped.clear()
         self._followed.clear()
-        self._sampling.clear()
         self._ticks = []
         self._restored = None
 
@@ -184,7 +187,7 @@ class GradientCollector(Collector):
     def _window(self) -> Magnitude | None:
         """The window's statistic, a restored window merged in."""
         statistic = self._statistic
-        if statistic is None and (self._restored is not None or self._skipped):
+        if statistic is None and (self._restored is not None or self._any_skipped):
             statistic = Magnitude(len(self._layers))
         if statistic is not None and self._restored is not None and self._restored["magnitude"]:
             restored = Magnitude(len(self._layers))
@@ -196,15 +199,17 @@ class GradientCollector(Collector):
     def _skipped_steps(self) -> list[int]:
         """How many steps were skipped, for each layer."""
         skipped = list(self._restored["skipped"]) if self._restored is not None else [0] * len(self._layers)
-        for optimizer, count in self._skipped.items():
-            for parameter in _parameters(optimizer):
-                layer = self._layers.get(id(parameter))
-                if layer is not None:
-                    skipped[layer.index] += int(count)
+        for followed in self._followed.values():
+            for index, _ in followed.parameters:
+                skipped[index] += int(followed.skipped)
         return skipped
 
+    @property
+    def _any_skipped(self) -> bool:
+        return any(bool(followed.skipped > 0) for followed in self._followed.values())
+
     def _find_unseen(self, seen: tuple[str, ...]) -> dict[str, str]:
-        if not seen and not self._steps and not self._skipped:
+        if not seen and not self._steps and not self._any_skipped:
             reason = "no torch.optim.Optimizer that owns it made a step in this window"
             if self._layers:
                 return {layer.name: reason for layer in self._layers.values()}
@@ -225,7 +230,7 @@ class GradientCollector(Collector):
             "layers": [layer.name for layer in self._layers.values()],
             "skipped": self._skipped_steps(),
             "magnitude": window.state_dict() if window is not None else {},
-            "ticks": [every.count for every in self._sampling.values()] + self._ticks,
+            "ticks": [followed.every.count for followed in self._followed.values()] + self._ticks,
         }
 
     def _load_state(self, state: Mapping[str, Any]) -> None:

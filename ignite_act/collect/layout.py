@@ -20,6 +20,7 @@ _CONVOLUTIONS = _named(
     "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"
 )  # fmt: skip
 _CHANNEL_NORMS = _named("batch_norm", "instance_norm", "group_norm")
+_STARTING = _CONVOLUTIONS | _CHANNEL_NORMS
 _RESHAPES = _named("view", "reshape", "flatten", "unflatten", "view_as", "reshape_as", "squeeze", "unsqueeze")
 _MIXERS = _named(
     "permute", "transpose", "transpose_", "movedim", "moveaxis", "swapaxes", "swapdims", "t", "linear", "matmul",
@@ -48,6 +49,10 @@ class ChannelAxes:
             return -1
         entry = self._axes.get(id(tensor))
         return entry[1] if entry is not None and entry[0]() is tensor else -1
+
+    def concerns(self, function: Callable[..., Any]) -> bool:
+        """Whether there can be anything to note of a call of this function."""
+        return bool(self._axes) or function in _STARTING
 
     def follow(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         """Takes note of one call."""

@@ -10,8 +10,12 @@ import torch
 from torch import Tensor
 
 from ignite_act.activations import Interval
+from ignite_act.stats import kernels
 from ignite_act.stats.base import Statistic, accumulator_dtype
 from ignite_act.stats.histogram import FloatHistogram
+
+_SAMPLE = 4096
+"""Values whose mean the sums are kept about."""
 
 
 class DistributionNumbers(TypedDict):
@@ -32,7 +36,7 @@ class DistributionNumbers(TypedDict):
 class Distribution(Statistic):
     """Count, mean, population standard deviation, extremes, shares of zeros and of saturated values, histogram.
 
-    Sums are kept in float64 about the mean of the first batch, so that a mean of 1e4 with a deviation of 1 loses
+    Sums are kept in float64 about the mean of the first values, so that a mean of 1e4 with a deviation of 1 loses
     nothing. NaN and infinite values are counted and kept out of everything else but the shares, whose denominator is
     the count of all values.
 
@@ -41,7 +45,7 @@ class Distribution(Statistic):
         device: where the state lives.
     """
 
-    _state = ("count", "shift", "sums", "low", "high", "tallies")
+    _state = ("count", "shift", "sums", "extremes", "tallies")
 
     def __init__(self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> None:
         device = torch.device(device)
@@ -53,8 +57,7 @@ class Distribution(Statistic):
             self.count = 0
             self.shift = torch.zeros((), dtype=wide, device=device)
             self.sums = torch.zeros(2, dtype=wide, device=device)  # of the finite values and their squares, about shift
-            self.low = torch.full((), top, dtype=self.dtype, device=device)
-            self.high = torch.full((), -top, dtype=self.dtype, device=device)
+            self.extremes = torch.tensor([top, -top], dtype=self.dtype, device=device)
             self.tallies = torch.zeros(2, dtype=torch.int64, device=device)  # values other than zero, saturated ones
 
     def update(self, values: Tensor, *, saturated: tuple[Tensor, tuple[Interval, ...]] | None = None) -> None:
@@ -67,24 +70,34 @@ class Distribution(Statistic):
         if values.numel() == 0:
             return
         values = values.detach().to(self.dtype)
-        centred = values.to(self.sums.dtype, copy=True)
         if self.count == 0:
-            self.shift = _finite_mean(centred)
-        centred = centred.sub_(self.shift).nan_to_num_(0.0, 0.0, 0.0).reshape(-1)
-        self.sums = self.sums + torch.stack([centred.sum(), torch.dot(centred, centred)])
+            self.shift = _finite_mean(values.reshape(-1)[:_SAMPLE].to(self.sums.dtype))
+        loops = kernels.compiled() if kernels.fit(values) else None
+        if loops is not None:
+            self._update_by(loops, values)
+        else:
+            self._update(values)
+            self.histogram.update(values)
+        pre_activation, intervals = saturated if saturated is not None else (values, ())
+        for interval in intervals:
+            self.tallies[1] += count_inside(pre_activation.detach(), interval)
+        self.count += values.numel()
 
+    def _update_by(self, loops: kernels.Kernels, values: Tensor) -> None:
+        state = (self.sums.numpy(), self.extremes.numpy(), self.tallies.numpy(), self.histogram.counts.numpy())
+        loops.distribution(kernels.in_memory_order(values), self.shift.numpy().item(), self.histogram.drop, *state)
+
+    def _update(self, values: Tensor) -> None:
+        centred = values.to(self.sums.dtype, copy=True)
+        centred = centred.sub_(self.shift).nan_to_num_(0.0, 0.0, 0.0).reshape(-1)
+        self.sums += torch.stack([centred.sum(), torch.dot(centred, centred)])
         top = torch.finfo(self.dtype).max
         finite = torch.nan_to_num(values, top, top, top)
-        self.low = torch.minimum(self.low, finite.amin())
+        low = finite.amin()
         finite = torch.nan_to_num(values, -top, -top, -top, out=finite)
-        self.high = torch.maximum(self.high, finite.amax())
-        nonzero = finite.sign_().abs_().sum(dtype=self.sums.dtype).long()
-        inside = torch.zeros_like(nonzero)
-        if saturated is not None:
-            inside = sum((count_inside(saturated[0].detach(), interval) for interval in saturated[1]), inside)
-        self.tallies = self.tallies + torch.stack([nonzero, inside])
-        self.histogram.update(values)
-        self.count += values.numel()
+        high = finite.amax()
+        self.extremes = torch.stack([torch.minimum(self.extremes[0], low), torch.maximum(self.extremes[1], high)])
+        self.tallies[0] += finite.sign_().abs_().sum(dtype=self.sums.dtype).long()
 
     def merge(self, other: Distribution) -> None:
         """Takes in the stream that another distribution has seen (Chan, Golub and LeVeque 1979).
@@ -103,8 +116,8 @@ class Distribution(Statistic):
         step = other.shift.to(device) - self.shift
         moved = torch.stack([total + finite * step, squares + 2 * step * total + finite * step * step])
         self.sums = self.sums + moved
-        self.low = torch.minimum(self.low, other.low.to(device))
-        self.high = torch.maximum(self.high, other.high.to(device))
+        low, high = other.extremes.to(device)
+        self.extremes = torch.stack([torch.minimum(self.extremes[0], low), torch.maximum(self.extremes[1], high)])
         self.tallies = self.tallies + other.tallies.to(device)
         self.count += other.count
 
@@ -113,7 +126,7 @@ class Distribution(Statistic):
         nonfinite = int(self.histogram.nonfinite)
         finite = self.count - nonfinite
         total, squares = self.sums.tolist()
-        low, high = float(self.low), float(self.high)
+        low, high = self.extremes.tolist()
         nonzero, saturated = self.tallies.tolist()
         if finite:
             offset = total / finite
@@ -152,8 +165,11 @@ class Distribution(Statistic):
         return distribution
 
 
-def count_inside(values: Tensor, interval: Interval) -> Tensor:
-    """How many values lie in a closed interval: ``()``, int64."""
+def count_inside(values: Tensor, interval: Interval) -> int | Tensor:
+    """How many values lie in a closed interval: a number, or ``()``, int64."""
+    loops = kernels.compiled() if kernels.fit(values) else None
+    if loops is not None:
+        return loops.count_inside(kernels.in_memory_order(values), *interval)
     return inside_interval(values, interval).sum()
 
 

@@ -61,6 +61,11 @@ class FloatHistogram(Statistic):
         codes = (values.reshape(-1).view(layout.integer) >> layout.shift).long()
         self.counts.scatter_add_(0, codes.add_(layout.half), self._one.expand(codes.numel()))
 
+    @property
+    def drop(self) -> int:
+        """How many low bits of the mantissa the bins leave out: a value's bin is ``bits >> drop``."""
+        return self._layout.shift
+
     def merge(self, other: FloatHistogram) -> None:
         """Adds the counts of another histogram of the same type.
 

@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
+from ignite_act.stats import kernels
 from ignite_act.stats.base import Statistic, accumulator_dtype
 
 ABSENT = -1.0
@@ -66,6 +67,28 @@ class Magnitude(Statistic):
         self._waiting.append((means, maxima, iteration))
         if len(self._waiting) == _AT_ONCE:
             self._take_in()
+
+    def read(self, tensors: Mapping[int, Tensor], iteration: int) -> bool:
+        """Adds one step straight from the tensors if that can be done in one pass over them.
+
+        Args:
+            tensors: row -> values.
+            iteration: see `update`.
+
+        Returns:
+            Whether it was done; otherwise `magnitude` and `update` have to do it.
+        """
+        loops = kernels.compiled()
+        if loops is None or self.total.dtype != torch.float64 or not all(map(kernels.fit, tensors.values())):
+            return False
+        if self._waiting:
+            self._take_in()
+        state = (self.total.numpy(), self.maximum.numpy(), self.tallies.numpy(), self.first_nonfinite.numpy())
+        for row, tensor in tensors.items():
+            values = kernels.in_memory_order(tensor)
+            if values.size:
+                loops.add_magnitude(values, row, iteration, *state)
+        return True
 
     def merge(self, other: Magnitude) -> None:
         """Takes in the steps that another statistic of the same rows has seen."""

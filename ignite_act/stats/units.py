@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ignite_act.activations import Intervals
+from ignite_act.stats import kernels
 from ignite_act.stats.base import Statistic
 from ignite_act.stats.distribution import inside_interval
 
@@ -17,10 +20,10 @@ from ignite_act.stats.distribution import inside_interval
 class UnitLife(Statistic):
     """Which units have been off the flat pieces of their function at least once.
 
-    Two running extremes per unit say it. ``peak`` is the largest value of a score that is positive exactly off the
-    flat pieces; where the function is not known, ``peak`` and ``trough`` are the largest and the smallest output, and
-    differ as soon as the output is not constant. Extremes are idempotent and merge exactly, so the answer is right
-    for any split of the stream. NaN wins over every number: a unit that has produced NaN counts as alive.
+    Two running extremes per unit say it. ``peak`` is positive once a value has been off the flat pieces; where the
+    function is not known, ``peak`` and ``trough`` are a large and a small output, and differ once the output has not
+    been constant. Extremes are idempotent and merge exactly, so the answer is right for any split of the stream. A
+    unit that has produced NaN counts as alive.
 
     Args:
         units: number of units.
@@ -52,10 +55,25 @@ class UnitLife(Statistic):
             return
         if flat is None:
             self.known = False
-            self.peak = torch.maximum(self.peak, _reduce(torch.amax, values, unit_dim))
-            self.trough = torch.minimum(self.trough, _reduce(torch.amin, values, unit_dim))
         elif not flat:
             self.never_flat = True
+            return
+        loops = kernels.compiled() if kernels.fit(values) and kernels.fit(self.peak) else None
+        if loops is None:
+            self._update(values, flat, unit_dim)
+            return
+        numbers = kernels.by_unit(values, unit_dim)
+        if numbers.shape[1] != self.units:
+            raise ValueError(f"a statistic of {self.units} units was given {numbers.shape[1]}")
+        if flat is None:
+            loops.mark_varying(numbers, self.peak.numpy(), self.trough.numpy())
+        else:
+            loops.mark_off_flat(numbers, _as_array(flat), self.peak.numpy())
+
+    def _update(self, values: Tensor, flat: Intervals | None, unit_dim: int) -> None:
+        if flat is None:
+            self.peak = torch.maximum(self.peak, _reduce(torch.amax, values, unit_dim))
+            self.trough = torch.minimum(self.trough, _reduce(torch.amin, values, unit_dim))
         else:
             score = outside_flat(values, flat)
             self.peak = torch.maximum(self.peak, _reduce(torch.amax, score, unit_dim))
@@ -82,13 +100,18 @@ class UnitLife(Statistic):
         return life
 
 
+@functools.lru_cache
+def _as_array(flat: Intervals) -> kernels.Floats:
+    return np.array(flat, np.float32)
+
+
 def outside_flat(values: Tensor, flat: Intervals) -> Tensor:
     """A score of the same shape and type that is positive (or NaN) exactly where a value lies off the flat pieces.
 
     For one piece that reaches down from ``a`` the score is ``value - a``, which costs nothing for ``a = 0``; the
     difference of two floating-point numbers is zero only if they are equal, so its sign is exact.
     """
-    if len(flat) == 1 and flat[0][0] == -math.inf:
+    if len(flat) == 1 and flat[0][0] == -math.inf and flat[0][1] < math.inf:
         return values if flat[0][1] == 0 else values - flat[0][1]
     outside = torch.ones_like(values, dtype=torch.bool)
     for interval in flat:

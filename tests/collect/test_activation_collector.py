@@ -12,6 +12,8 @@ from ignite_act.activations import ACTIVATIONS, make_activation
 from ignite_act.collect import ActivationCollector
 from ignite_act.testing import Gate, batches
 
+pytestmark = pytest.mark.usefixtures("loops")
+
 
 def model_with(act: nn.Module) -> nn.Sequential:
     torch.manual_seed(0)

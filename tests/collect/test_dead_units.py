@@ -11,6 +11,8 @@ from ignite_act.activations import ACTIVATIONS, make_activation
 from ignite_act.collect import DeadUnitCollector
 from ignite_act.testing import Gate, HandWrittenReLU, ResidualCNN, batches, train
 
+pytestmark = pytest.mark.usefixtures("loops")
+
 ONE_SIDED = {"relu", "hardswish", "threshold"}
 TWO_SIDED = {"relu6", "hardtanh", "hardsigmoid"}
 INNER = {"hardshrink", "softshrink"}

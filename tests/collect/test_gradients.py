@@ -14,6 +14,8 @@ from torch.optim import SGD, Adam, Optimizer
 from ignite_act.collect import GradientCollector
 from ignite_act.testing import FunctionalMLP, LinearModel, ResidualCNN, SharedReLU, batches
 
+pytestmark = pytest.mark.usefixtures("loops")
+
 ROUND_OFF = 1e-6
 
 

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from ignite_act.stats import Distribution
 
+pytestmark = pytest.mark.usefixtures("loops")
+
 G = torch.Generator().manual_seed(0)
 NORMAL = torch.randn(1200, generator=G)
 STREAMS = {

@@ -10,6 +10,8 @@ from torch import Tensor
 from ignite_act.activations import Intervals, get_activation, make_activation
 from ignite_act.stats import UnitLife
 
+pytestmark = pytest.mark.usefixtures("loops")
+
 FLAT: dict[str, Intervals | None] = {
     "one-sided at 0": ((-math.inf, 0.0),),
     "one-sided": ((-math.inf, -0.3),),
