@@ -11,12 +11,14 @@ if TYPE_CHECKING:
     from ignite_act.handlers import DeadNeurons as DeadNeurons
     from ignite_act.handlers import Diagnostics as Diagnostics
     from ignite_act.handlers import GradientStats as GradientStats
+    from ignite_act.recorder import EpochRecorder as EpochRecorder
     from ignite_act.report import EpochReport as EpochReport
 
 _HOMES = {
     "ActivationStats": "ignite_act.handlers",
     "DeadNeurons": "ignite_act.handlers",
     "Diagnostics": "ignite_act.handlers",
+    "EpochRecorder": "ignite_act.recorder",
     "EpochReport": "ignite_act.report",
     "GradientStats": "ignite_act.handlers",
     "register_activation": "ignite_act.activations",
@@ -26,6 +28,7 @@ __all__ = [
     "ActivationStats",
     "DeadNeurons",
     "Diagnostics",
+    "EpochRecorder",
     "EpochReport",
     "GradientStats",
     "register_activation",

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
-from collections.abc import Callable, Iterable
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from importlib import import_module
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import SimpleNamespace
+from unittest.mock import patch
 
 import click
 import torch
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
+from ignite.handlers.tensorboard_logger import GradsHistHandler, GradsScalarHandler, TensorboardLogger
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.models import resnet18
@@ -91,20 +99,25 @@ def epoch(rounds: int, data_root: Path | None) -> None:
 @main.command()
 @click.option("--rounds", default=9, show_default=True, help="interleaved rounds")
 @click.option("--network", "only", type=click.Choice(["mlp", "resnet18", "transformer"]), help="this one alone")
-def overhead(rounds: int, only: str | None) -> None:
+@click.option("--others", is_flag=True, help="also Ignite's own handlers, and fastai and wandb where installed")
+def overhead(rounds: int, only: str | None, others: bool) -> None:
     """The same training steps bare and with each handler, on three networks."""
+    watchers = WATCHERS | (other_tools() if others else {})
     for network, (build, batch, steps) in NETWORKS.items():
         if only in (None, network):
             click.echo(f"{network}: epochs of {steps} steps, {torch.get_num_threads()} threads, {rounds} rounds")
-            runs = {name: trained(build, batch, steps, attach) for name, attach in WATCHERS.items()}
-            show_ratios(measure(runs, rounds), "bare")
+            with ExitStack() as stack:
+                runs = {
+                    name: stack.enter_context(trained(build, batch, steps, attach)) for name, attach in watchers.items()
+                }
+                show_ratios(measure(runs, rounds), "bare")
 
 
-Attach = Callable[[torch.nn.Module, torch.optim.Optimizer, Engine], object]
+Attach = Callable[[torch.nn.Module, torch.optim.Optimizer, Engine], AbstractContextManager[object]]
 
 WATCHERS: dict[str, Attach] = {
-    "bare": lambda model, optimizer, engine: None,
-    "bare again (noise floor)": lambda model, optimizer, engine: None,
+    "bare": lambda model, optimizer, engine: nullcontext(),
+    "bare again (noise floor)": lambda model, optimizer, engine: nullcontext(),
     "GradientStats": lambda model, optimizer, engine: GradientStats(model).attach(engine),
     "DeadNeurons": lambda model, optimizer, engine: DeadNeurons(model).attach(engine),
     "ActivationStats": lambda model, optimizer, engine: ActivationStats(model).attach(engine),
@@ -112,6 +125,91 @@ WATCHERS: dict[str, Attach] = {
     "all three, every=1": lambda model, optimizer, engine: Diagnostics(model, every=1).attach(engine),
     "all three, every=10": lambda model, optimizer, engine: Diagnostics(model, every=10).attach(engine),
 }
+
+
+def tensorboard(handler: Callable[[torch.nn.Module], Callable[..., None]]) -> Attach:
+    """A handler of Ignite's own at every iteration; the epoch ends when its events are in the file."""
+
+    @contextmanager
+    def attach(model: torch.nn.Module, optimizer: torch.optim.Optimizer, engine: Engine) -> Iterator[None]:
+        with TemporaryDirectory() as directory, closing(TensorboardLogger(log_dir=directory)) as logger:
+            logger.attach(engine, handler(model), Events.ITERATION_COMPLETED)
+            engine.add_event_handler(Events.EPOCH_COMPLETED, logger.writer.flush)
+            yield
+
+    return attach
+
+
+def fastai_stats(*, with_hist: bool) -> Attach:
+    """fastai's `ActivationStats` around the same step as all others: its hooks and its events, called by our engine.
+
+    fastai's own Learner would be another loop, of which the ratio to our bare one says nothing about watching. The
+    options are fastai's defaults: every step, the outputs of all modules with parameters.
+    """
+
+    @contextmanager
+    def attach(model: torch.nn.Module, optimizer: torch.optim.Optimizer, engine: Engine) -> Iterator[None]:
+        callback = import_module("fastai.callback.hook").ActivationStats(with_hist=with_hist)
+        callback.learn = SimpleNamespace(model=model, training=True)
+        engine.add_event_handler(Events.STARTED, callback.before_fit)
+        engine.add_event_handler(Events.ITERATION_STARTED, callback.before_batch)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, callback.after_batch)
+        engine.add_event_handler(Events.COMPLETED, callback.after_fit)
+        try:
+            yield
+        finally:
+            callback.after_fit()
+
+    return attach
+
+
+@contextmanager
+def wandb_watch(model: torch.nn.Module, optimizer: torch.optim.Optimizer, engine: Engine) -> Iterator[None]:
+    """``wandb.watch`` of gradients and parameters at every step, which an empty ``log`` ends; offline, no telemetry."""
+    wandb = import_module("wandb")
+    with (
+        TemporaryDirectory() as directory,
+        patch.dict(os.environ, WANDB_CACHE_DIR=directory, WANDB_ERROR_REPORTING="false"),
+    ):
+        settings = wandb.Settings(silent=True, console="off", disable_git=True, x_disable_stats=True)
+        try:
+            with wandb.init(mode="offline", dir=directory, settings=settings) as run:
+                run.watch(model, log="all", log_freq=1)
+                engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: run.log({}))
+                yield
+                run.unwatch(model)
+        finally:
+            wandb.teardown()
+
+
+OTHERS: dict[str, dict[str, Attach]] = {
+    "tensorboardX": {
+        "Ignite GradsScalarHandler": tensorboard(GradsScalarHandler),
+        "Ignite GradsHistHandler": tensorboard(GradsHistHandler),
+    },
+    "fastai.callback.hook": {
+        "fastai ActivationStats": fastai_stats(with_hist=False),
+        "fastai ActivationStats, hist": fastai_stats(with_hist=True),
+    },
+    "wandb": {"wandb.watch, log=all, log_freq=1": wandb_watch},
+}
+
+
+def other_tools() -> dict[str, Attach]:
+    """The rows of the tools that can be imported; a line says which cannot, and why."""
+    rows: dict[str, Attach] = {}
+    missing: list[str] = []
+    for module, attachers in OTHERS.items():
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                import_module(module)
+            rows |= attachers
+        except ImportError as error:
+            missing.append(str(error))
+    if missing:
+        click.echo(f"left out: {', '.join(missing)}")
+    return rows
 
 
 class Encoder(torch.nn.Module):
@@ -128,15 +226,16 @@ class Encoder(torch.nn.Module):
 
 
 NETWORKS: dict[str, tuple[Callable[[], torch.nn.Module], tuple[int, ...], int]] = {
-    "mlp": (lambda: MLP(784, (512, 256, 256, 128), 10), (256, 784), 60),
+    "mlp": (lambda: MLP(784, (512, 256, 256, 128), 10), (256, 784), 195),
     "resnet18": (lambda: resnet18(num_classes=10), (16, 3, 32, 32), 10),
     "transformer": (Encoder, (32, 32, 64), 20),
 }
 
 
+@contextmanager
 def trained(
     build: Callable[[], torch.nn.Module], batch: tuple[int, ...], steps: int, attach: Attach
-) -> Callable[[], None]:
+) -> Iterator[Callable[[], None]]:
     """A training epoch of so many steps on random data, with something attached to its engine."""
     torch.manual_seed(0)
     model = build()
@@ -150,12 +249,12 @@ def trained(
         optimizer.step()
 
     trainer = Engine(step)
-    attach(model, optimizer, trainer)
 
     def run() -> None:
         trainer.run(range(steps), max_epochs=1)
 
-    return run
+    with attach(model, optimizer, trainer):
+        yield run
 
 
 def transformed_images(

@@ -16,6 +16,7 @@ LEVELS = [
     {"report", "variants"},
     {"findings"},
     {"collect", "sinks"},
+    {"recorder"},
     {"engines", "handlers", "html", "run_files"},
     {"experiment"},
     {"compare"},
@@ -64,6 +65,7 @@ def test_imports_run_downwards_only(path: Path) -> None:
         ("sinks", ("ignite.", "torch.nn")),
         ("report.py", ("ignite.", "torch")),
         ("collect", ("ignite.", "tensorboardX")),
+        ("recorder.py", ("ignite.", "tensorboardX")),
     ],
 )
 def test_parts_stay_free_of_what_is_not_theirs(where: str, forbidden: tuple[str, ...]) -> None:

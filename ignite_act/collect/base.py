@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +15,9 @@ from torch import nn
 from typing_extensions import Self
 
 from ignite_act.collect.names import unwrap
+from ignite_act.collect.processes import gather, several
+
+logger = logging.getLogger(__name__)
 
 STATE_VERSION = 1
 
@@ -62,8 +66,9 @@ class Collector(ABC):
     """Watches one model over windows and turns each window into numbers.
 
     ``start`` begins a window and puts the hooks in place, ``finish`` returns the window's numbers and begins the next
-    one, ``stop`` takes the hooks away. As a context manager it starts and stops. It holds the model weakly and leaves
-    nothing on it: the hooks are torch's global ones, in place only between ``start`` and ``stop``.
+    one, ``stop`` takes the hooks away. As a context manager it starts and stops. It holds the model weakly (but keeps
+    a ``ModuleDict`` or ``ModuleList``, in which several models may have been put together for it) and leaves nothing
+    on it: the hooks are torch's global ones, in place only between ``start`` and ``stop``.
 
     Args:
         model: the model; wrappers of data parallelism and of ``torch.compile`` are looked through.
@@ -73,7 +78,9 @@ class Collector(ABC):
     def __init__(self, model: nn.Module, *, every: int = 1) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-        self._model = weakref.ref(unwrap(model))
+        model = unwrap(model)
+        self._model = weakref.ref(model)
+        self._container = model if isinstance(model, (nn.ModuleDict, nn.ModuleList)) else None  # made for this call
         self._every = Every(every)
         self.gate: Callable[[], bool] = _always
         """Whether what happens now belongs to the window; an engine's handler narrows it to the engine's own steps."""
@@ -84,6 +91,7 @@ class Collector(ABC):
         self.started = False
         self._unseen: dict[str, str] = {}
         self._keep_window = False
+        self._elsewhere: dict[str, str] = {}  # what other processes could not measure
 
     @property
     def model(self) -> nn.Module:
@@ -106,17 +114,42 @@ class Collector(ABC):
             self.started = True
             self._watch()
 
-    def finish(self, *, partial: bool = False) -> dict[str, dict[str, Any]]:
+    def finish(self, *, partial: bool = False, sync: bool = True) -> dict[str, dict[str, Any]]:
         """The numbers of the window, by name in the order of first use, and the beginning of the next window.
 
         Args:
             partial: whether the window was cut short; it is written into every row.
+            sync: see `finish_together`.
         """
+        return finish_together([self], partial=partial, sync=sync)[0]
+
+    def finish_alone(self, *, partial: bool) -> dict[str, dict[str, Any]]:
+        """`finish` with what this process knows."""
         with self.timed():
             rows = {name: {**row, "partial": partial} for name, row in self._numbers().items()}
-        self._coverage = Coverage(tuple(rows), self._find_unseen(tuple(rows)))
+        self._coverage = Coverage(tuple(rows), {**self._find_unseen(tuple(rows)), **self._elsewhere})
+        self._elsewhere = {}
         self._begin()
         return rows
+
+    def shared_state(self) -> dict[str, Any]:
+        """What the other processes need to know of the window."""
+        return {"window": self._state(), "failed": self._failures()}
+
+    def unite(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Makes the window that of all processes.
+
+        Args:
+            states: the `shared_state` of each, in the order of their ranks.
+        """
+        self._unite([state["window"] for state in states])
+        for rank, state in enumerate(states):
+            for name, reason in state["failed"].items():
+                self._elsewhere.setdefault(name, f"in process {rank} {reason}")
+
+    def not_united(self, reason: str) -> None:
+        """Notes that the numbers of this window are those of this process alone."""
+        self._elsewhere["other processes"] = reason
 
     def stop(self) -> None:
         """Takes the hooks away; doing it twice is fine."""
@@ -191,9 +224,54 @@ class Collector(ABC):
     def _state(self) -> dict[str, Any]:
         """The window as tensors and plain types."""
 
+    def _failures(self) -> dict[str, str]:
+        """Name -> why measuring it failed, of what was given up in the window."""
+        return {}
+
+    @abstractmethod
+    def _unite(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Replaces the window by what the ``_state`` of all processes add up to."""
+
     @abstractmethod
     def _load_state(self, state: Mapping[str, Any]) -> None:
         """Takes over what `_state` returned."""
+
+
+def finish_together(
+    collectors: Sequence[Collector], *, partial: bool = False, sync: bool = True
+) -> list[dict[str, dict[str, Any]]]:
+    """Finishes the window of several collectors.
+
+    Where ``torch.distributed`` runs with more than one process, the numbers are those of all of them: the call is
+    collective, every process makes it with the same collectors, also one that has seen no batch. If the others cannot
+    be reached, the numbers are those of this process and the coverage says so.
+
+    Args:
+        collectors: of one model.
+        partial: whether the window was cut short; it is written into every row.
+        sync: whether to bring the processes together.
+
+    Returns:
+        For each what `Collector.finish` returns.
+    """
+    if sync and several():
+        try:
+            states: list[Mapping[str, Any]] | str = [collector.shared_state() for collector in collectors]
+        except Exception as error:  # the others are told, they must not wait
+            states = f"{type(error).__name__}: {error}"
+        try:
+            everybody = gather(states)
+            for problem in everybody:
+                if isinstance(problem, str):
+                    raise RuntimeError(problem)
+            for collector, own in zip(collectors, zip(*everybody, strict=True), strict=True):
+                collector.unite(own)
+        except Exception as error:  # a process is gone or measures something else; training never dies of it
+            reason = f"the processes could not be brought together: {type(error).__name__}: {error}"
+            logger.warning("%s", reason)
+            for collector in collectors:
+                collector.not_united(reason)
+    return [collector.finish_alone(partial=partial) for collector in collectors]
 
 
 def _always() -> bool:

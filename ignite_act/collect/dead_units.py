@@ -58,9 +58,9 @@ class DeadUnitCollector(SiteCollector[UnitLife]):
             "revived": len(before - set(dead)),
         }
 
-    def finish(self, *, partial: bool = False) -> dict[str, dict[str, Any]]:
+    def finish_alone(self, *, partial: bool) -> dict[str, dict[str, Any]]:
         """The numbers of the window; the dead units are remembered for births and revivals in the next one."""
-        rows = super().finish(partial=partial)
+        rows = super().finish_alone(partial=partial)
         self._before = {name: row["indices"] for name, row in rows.items()}
         return rows
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -190,8 +190,7 @@ class GradientCollector(Collector):
         if statistic is None and (self._restored is not None or self._any_skipped):
             statistic = Magnitude(len(self._layers))
         if statistic is not None and self._restored is not None and self._restored["magnitude"]:
-            restored = Magnitude(len(self._layers))
-            restored.load_state_dict(self._restored["magnitude"])
+            restored = self._restore(self._restored)
             restored.merge(statistic)
             return restored
         return statistic
@@ -233,10 +232,28 @@ class GradientCollector(Collector):
             "ticks": [followed.every.count for followed in self._followed.values()] + self._ticks,
         }
 
-    def _load_state(self, state: Mapping[str, Any]) -> None:
+    def _unite(self, states: Sequence[Mapping[str, Any]]) -> None:
+        for state in states:
+            self._check_layers(state)
+        magnitude = Magnitude(len(self._layers))
+        magnitude.unite([self._restore(state) for state in states if state["magnitude"]])
+        skipped = [max(counts) for counts in zip(*(state["skipped"] for state in states), strict=True)]
+        self._restored = {"magnitude": magnitude.state_dict(), "skipped": skipped}
+        self._statistic = None
+        self._followed.clear()
+
+    def _restore(self, state: Mapping[str, Any]) -> Magnitude:
+        magnitude = Magnitude(len(self._layers))
+        magnitude.load_state_dict(state["magnitude"])
+        return magnitude
+
+    def _check_layers(self, state: Mapping[str, Any]) -> None:
         layers = [layer.name for layer in self._layers.values()]
         if list(state["layers"]) != layers:
             raise ValueError(f"the state is of a model with the layers {list(state['layers'])}, this one has {layers}")
+
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        self._check_layers(state)
         self._restored = state
         self._ticks = list(state["ticks"])
 

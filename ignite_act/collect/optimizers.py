@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 import torch
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils.hooks import RemovableHandle
 
 logger = logging.getLogger(__name__)
 
@@ -53,18 +54,33 @@ class StepTap:
 
 
 def _hooks(observer: weakref.ref[StepObserver]) -> contextlib.ExitStack:
+    last: list[RemovableHandle] = []  # hooks on optimizers that have hooks of their own, for one step
+
     def before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         own = observer()
         if own is None:
             return None
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
-            _tell(own.before_step, optimizer)
+            after(optimizer, args, kwargs)  # in case the last step raised
+            if optimizer._optimizer_step_pre_hooks:  # the user's own hooks come later and may change the gradients
+                last.append(optimizer.register_step_pre_hook(tell))
+            else:
+                _tell(own.before_step, optimizer)
             return None
         wrapped = _telling(closure, own, optimizer)
         if "closure" in kwargs:
             return args, {**kwargs, "closure": wrapped}
         return (args[0], wrapped, *args[2:]), kwargs
+
+    def tell(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        own = observer()
+        if own is not None:
+            _tell(own.before_step, optimizer)
+
+    def after(optimizer: Optimizer | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        while last:
+            last.pop().remove()
 
     def skipped(optimizer: Optimizer) -> None:
         own = observer()
@@ -73,6 +89,8 @@ def _hooks(observer: weakref.ref[StepObserver]) -> contextlib.ExitStack:
 
     hooks = contextlib.ExitStack()
     hooks.callback(register_optimizer_step_pre_hook(before).remove)
+    hooks.callback(register_optimizer_step_post_hook(after).remove)
+    hooks.callback(after, None, (), {})
     _skip_listeners.append(skipped)
     _watch_scalers()
     hooks.callback(_forget_listener, skipped)

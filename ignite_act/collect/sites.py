@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -53,7 +53,7 @@ class SiteCollector(Collector, Generic[S]):
         self._failed: dict[SiteKey, str] = {}
         self._lost: dict[str, str] = {}
         self._said: set[str] = set()
-        self._rank = 0
+        self._precedence = 0
         self._forwards = 0
         self._warned = False
         self._tap = ForwardTap.of(self.model)
@@ -88,11 +88,11 @@ class SiteCollector(Collector, Generic[S]):
         model = self._model()
         if model is None or not self.gate():
             return False
-        rank = 2 if model.training else int(torch.is_grad_enabled())
-        if rank < self._rank:
+        precedence = 2 if model.training else int(torch.is_grad_enabled())
+        if precedence < self._precedence:
             return False
-        if rank > self._rank:
-            self._rank = rank
+        if precedence > self._precedence:
+            self._precedence = precedence
             self._statistics.clear()
             self._every.reset()
         self._forwards += 1
@@ -161,7 +161,7 @@ class SiteCollector(Collector, Generic[S]):
         self._restored = {}
         self._failed = {}
         self._lost = {}
-        self._rank = 0
+        self._precedence = 0
         self._forwards = 0
 
     def _watch(self) -> None:
@@ -195,8 +195,7 @@ class SiteCollector(Collector, Generic[S]):
 
     def _find_unseen(self, seen: tuple[str, ...]) -> dict[str, str]:
         labels = self._tap.labels()
-        unseen = {labels[key]: reason for key, reason in self._failed.items() if key in labels}
-        unseen.update(self._lost)
+        unseen = self._failures()
         called = {key.module for key, label in labels.items() if label in seen or label in unseen}
         for module, info in self._tap.modules.items():
             reason = info.opaque
@@ -215,6 +214,9 @@ class SiteCollector(Collector, Generic[S]):
             if not any(self._fits(pattern, key, label) for key, label in labels.items()):
                 name = pattern if isinstance(pattern, str) else pattern.__name__
                 unseen.setdefault(name, "no activation function that was called fits this choice")
+        for key, label in labels.items():
+            if label not in seen and self._selects(label, key):
+                unseen.setdefault(label, "it was called before, but with no values in this window")
         if not seen and not unseen:
             unseen[type(self.model).__name__] = self._why_nothing()
             if not self._warned:
@@ -253,11 +255,27 @@ class SiteCollector(Collector, Generic[S]):
 
     def _state(self) -> dict[str, Any]:
         sites = {name: statistic.state_dict() for name, statistic in self._window().items()}
-        return {"sites": sites, "ticks": self._every.count, "rank": self._rank}
+        return {"sites": sites, "ticks": self._every.count, "precedence": self._precedence}
+
+    def _failures(self) -> dict[str, str]:
+        labels = self._tap.labels()
+        return {**{labels[key]: reason for key, reason in self._failed.items() if key in labels}, **self._lost}
+
+    def _unite(self, states: Sequence[Mapping[str, Any]]) -> None:
+        highest = max(state["precedence"] for state in states)
+        sites: dict[str, S] = {}
+        for state in states:
+            for name, item in state["sites"].items() if state["precedence"] == highest else ():
+                statistic = self._restore(item)
+                if name in sites:
+                    sites[name].merge(statistic)
+                else:
+                    sites[name] = statistic
+        self._restored, self._statistics = sites, {}
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
         self._restored = {name: self._restore(item) for name, item in state["sites"].items()}
-        self._rank = int(state["rank"])
+        self._precedence = int(state["precedence"])
         self._every.count = state["ticks"]
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from types import TracebackType
 
 from ignite.engine import Engine, Events, RemovableEventHandle
 from typing_extensions import Self
 
 from ignite_act.collect import Collector
+from ignite_act.handlers import exceptions
 
 _names_in_use: weakref.WeakKeyDictionary[Engine, set[str]] = weakref.WeakKeyDictionary()
 
@@ -19,12 +20,12 @@ class WindowHandler(ABC):
     """Starts and finishes collectors with the epochs of an engine.
 
     A window that does not reach its end is finished all the same and marked partial: at ``TERMINATE``, ``COMPLETED``,
-    the next ``EPOCH_STARTED``, on `detach` and, after an exception in the step, on leaving the ``with`` block.
+    the next ``EPOCH_STARTED``, on `detach` and when an exception ends the run, which goes on to the user.
     Of forwards only those inside the engine's own step are measured, so evaluators that run in its handlers do not
     count; of optimizer steps every one within the window.
     """
 
-    def __init__(self, collectors: Sequence[Collector]) -> None:
+    def __init__(self, collectors: Iterable[Collector]) -> None:
         self._collectors = tuple(collectors)
         self._engine: weakref.ref[Engine] | None = None
         self._handles: list[RemovableEventHandle] = []
@@ -58,13 +59,15 @@ class WindowHandler(ABC):
             engine.add_event_handler(Events.TERMINATE, self._on_stop),
             engine.add_event_handler(Events.COMPLETED, self._on_stop),
         ]
+        exceptions.listen(engine, self._on_exception)
         return self
 
     def detach(self) -> None:
         """Finishes an open window, removes every hook and event handler; doing it twice is fine."""
         engine = self._engine() if self._engine is not None else None
         if engine is not None:
-            self._finish(engine, partial=True)
+            self._finish(engine, partial=True, sync=False)
+            exceptions.forget(engine, self._on_exception)
             _names_in_use.get(engine, set()).difference_update(self._names)
         for collector in self._collectors:
             collector.stop()
@@ -86,8 +89,11 @@ class WindowHandler(ABC):
         return any(collector.started for collector in self._collectors)
 
     def _on_epoch_started(self, engine: Engine) -> None:
-        self._finish(engine, partial=True)
+        self._finish(engine, partial=True, sync=False)
         self._cut_short = False
+        self._start(engine)
+
+    def _start(self, engine: Engine) -> None:
         for collector in self._collectors:
             collector.start()
 
@@ -100,15 +106,24 @@ class WindowHandler(ABC):
     def _on_stop(self, engine: Engine) -> None:
         self._finish(engine, partial=True)
 
-    def _finish(self, engine: Engine, *, partial: bool) -> None:
+    def _on_exception(self, engine: Engine) -> None:
+        self._finish(engine, partial=True, sync=False)
+
+    def _finish(self, engine: Engine, *, partial: bool, sync: bool = True) -> None:
         if self._open:
             for collector in self._collectors:
                 collector.stop()
-            self._publish(engine, partial)
+            self._publish(engine, partial=partial, sync=sync)
 
     @abstractmethod
-    def _publish(self, engine: Engine, partial: bool) -> None:
-        """Finishes the collectors' window and hands the numbers on."""
+    def _publish(self, engine: Engine, *, partial: bool, sync: bool) -> None:
+        """Finishes the collectors' window and hands the numbers on.
+
+        Args:
+            engine: the engine attached to.
+            partial: whether the window was cut short.
+            sync: whether the other processes finish theirs now, too.
+        """
 
 
 def _gate(engine: weakref.ref[Engine]) -> Callable[[], bool]:

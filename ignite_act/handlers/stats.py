@@ -14,9 +14,7 @@ from typing_extensions import Self
 from ignite_act.collect import ActivationCollector, Collector, Coverage, DeadUnitCollector, GradientCollector
 from ignite_act.collect.names import Patterns
 from ignite_act.handlers.base import WindowHandler
-
-ACTIVATIONS_EVERY = 10
-"""The activations' distribution is measured in one iteration of so many unless ``every`` says otherwise."""
+from ignite_act.recorder import ACTIVATIONS_EVERY
 
 
 class StatsHandler(WindowHandler):
@@ -24,9 +22,10 @@ class StatsHandler(WindowHandler):
 
     default_name: ClassVar[str]
 
-    def __init__(self, collector: Collector) -> None:
+    def __init__(self, collector: Collector, *, sync: bool) -> None:
         super().__init__([collector])
         self._collector = collector
+        self._sync = sync
         self._result: dict[str, dict[str, Any]] = {}
 
     def attach(self, engine: Engine, name: str | None = None) -> Self:
@@ -71,8 +70,8 @@ class StatsHandler(WindowHandler):
     def metrics(row: Mapping[str, Any]) -> Any:
         """What is published of one row of the result."""
 
-    def _publish(self, engine: Engine, partial: bool) -> None:
-        self._result = self._collector.finish(partial=partial)
+    def _publish(self, engine: Engine, *, partial: bool, sync: bool) -> None:
+        self._result = self._collector.finish(partial=partial, sync=sync and self._sync)
         engine.state.metrics[self._names[0]] = {name: self.metrics(row) for name, row in self._result.items()}
 
 
@@ -93,6 +92,7 @@ class GradientStats(StatsHandler):
             ``torch.optim.Optimizer`` that owns parameters of the model.
         layers: qualified names, globs or module types; by default every tensor of two or more dimensions.
         every: measure one optimizer step in so many.
+        sync: see `Diagnostics`.
     """
 
     default_name = "gradients"
@@ -104,8 +104,9 @@ class GradientStats(StatsHandler):
         *,
         layers: Patterns = None,
         every: int = 1,
+        sync: bool = True,
     ) -> None:
-        super().__init__(GradientCollector(model, optimizer, layers=layers, every=every))
+        super().__init__(GradientCollector(model, optimizer, layers=layers, every=every), sync=sync)
 
     @staticmethod
     def metrics(row: Mapping[str, Any]) -> float:
@@ -124,12 +125,15 @@ class ActivationStats(StatsHandler):
         model: the model.
         sites: qualified names, globs or module types; by default everything recognised.
         every: measure one iteration in so many, beginning with the first of the epoch.
+        sync: see `Diagnostics`.
     """
 
     default_name = "activations"
 
-    def __init__(self, model: nn.Module, *, sites: Patterns = None, every: int = ACTIVATIONS_EVERY) -> None:
-        super().__init__(ActivationCollector(model, sites=sites, every=every))
+    def __init__(
+        self, model: nn.Module, *, sites: Patterns = None, every: int = ACTIVATIONS_EVERY, sync: bool = True
+    ) -> None:
+        super().__init__(ActivationCollector(model, sites=sites, every=every), sync=sync)
 
     @staticmethod
     def metrics(row: Mapping[str, Any]) -> dict[str, float]:
@@ -150,14 +154,20 @@ class DeadNeurons(StatsHandler):
         sites: qualified names, globs or module types; by default everything recognised.
         unit_dim: axis of the units where the rule (last axis; axis 1 behind a convolution) is not wanted: one axis for
             all sites, or a mapping from name or glob to axis.
+        sync: see `Diagnostics`.
     """
 
     default_name = "dead_neurons"
 
     def __init__(
-        self, model: nn.Module, *, sites: Patterns = None, unit_dim: int | Mapping[str, int] | None = None
+        self,
+        model: nn.Module,
+        *,
+        sites: Patterns = None,
+        unit_dim: int | Mapping[str, int] | None = None,
+        sync: bool = True,
     ) -> None:
-        super().__init__(DeadUnitCollector(model, sites=sites, unit_dim=unit_dim))
+        super().__init__(DeadUnitCollector(model, sites=sites, unit_dim=unit_dim), sync=sync)
 
     @staticmethod
     def metrics(row: Mapping[str, Any]) -> int:

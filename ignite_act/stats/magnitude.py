@@ -100,6 +100,16 @@ class Magnitude(Statistic):
         self.tallies = self.tallies + other.tallies.to(device)
         self.first_nonfinite = torch.minimum(self.first_nonfinite, other.first_nonfinite.to(device))
 
+    def unite(self, others: Sequence[Magnitude]) -> None:
+        """Becomes what several processes have seen of the same steps: means are averaged, steps are not added."""
+        for other in others:
+            self.merge(other)
+        if not others:
+            return
+        finite = torch.stack([other.tallies for other in others]).amax(0)
+        self.total = self.total * finite[0] / self.tallies[0].clamp(min=1)
+        self.tallies = finite
+
     def compute(self) -> list[MagnitudeNumbers]:
         """One row of numbers a tensor; ``steps`` counts finite and non-finite ones; NaN where no step was finite."""
         self._take_in()

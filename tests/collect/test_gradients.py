@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterator
@@ -106,6 +107,30 @@ def test_accumulated_and_clipped_gradients_are_read_as_the_optimizer_uses_them()
         rows = collector.finish()
     twin.check(rows)
     assert rows["fc1"]["steps"] == 3
+
+
+def test_clipping_in_a_hook_of_the_optimizer_is_seen() -> None:
+    """The users' own step hooks run before the gradients are read, once a step, also after a step that raised."""
+    model = seeded()
+    twin, optimizer = Twin(model), SGD(model.parameters(), lr=0.1)
+    fail = [False]
+
+    def clip(*_: Any) -> None:
+        if fail[0]:
+            raise ValueError("boom")
+        nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+        twin.note()
+
+    optimizer.register_step_pre_hook(clip)
+    with GradientCollector(model) as collector:
+        for number, batch in enumerate(batches()):
+            optimizer.zero_grad()
+            loss_of(model, batch).backward()
+            fail[0] = number == 1
+            with pytest.raises(ValueError, match="boom") if fail[0] else contextlib.nullcontext():
+                optimizer.step()
+        twin.check(collector.finish())
+    assert len(optimizer._optimizer_step_pre_hooks) == 1
 
 
 @pytest.mark.parametrize("clip", [False, True])

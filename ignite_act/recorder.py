@@ -1,0 +1,139 @@
+"""All diagnostics of a model, without any framework: a window at a time becomes a report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from typing_extensions import Self
+
+from ignite_act.collect import ActivationCollector, Collector, Coverage, DeadUnitCollector, GradientCollector
+from ignite_act.collect.base import finish_together
+from ignite_act.report import EpochReport, with_coarse_histogram
+
+ACTIVATIONS_EVERY = 10
+"""The activations' distribution is measured in one iteration of so many unless ``every`` says otherwise."""
+
+
+class EpochRecorder:
+    """Gradients, activations and dead neurons of a model, with one `EpochReport` for each window.
+
+    It works in a plain PyTorch loop; the handlers and the Lightning callback are covers over it:
+
+        with EpochRecorder(model) as recorder:
+            for epoch in range(epochs):
+                ...                             # train as usual
+                report = recorder.finish()
+
+    Forwards in evaluation mode do not count in a window that has some in training mode.
+
+    Args:
+        model: the model.
+        optimizer: see `GradientStats`.
+        every: measure gradients and activations in one step of so many; by default gradients in every step and
+            activations in one of ten. Dead neurons are always exact.
+        sync: bring the processes of a data-parallel run together at the end of each window; a collective call.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | Iterable[Optimizer] | None = None,
+        *,
+        every: int | None = None,
+        sync: bool = True,
+    ) -> None:
+        self.collectors: dict[str, Collector] = {
+            "gradients": GradientCollector(model, optimizer, every=1 if every is None else every),
+            "activations": ActivationCollector(model, every=ACTIVATIONS_EVERY if every is None else every),
+            "dead_neurons": DeadUnitCollector(model),
+        }
+        """Diagnostic -> its collector, in the order of the report."""
+        self._sync = sync
+        self._report: EpochReport | None = None
+        self._started = 0.0
+
+    @property
+    def report(self) -> EpochReport | None:
+        """The report of the last finished window; None before the first."""
+        return self._report
+
+    @property
+    def coverage(self) -> dict[str, Coverage]:
+        """Diagnostic -> what the last finished window saw and what not."""
+        return {name: collector.coverage for name, collector in self.collectors.items()}
+
+    @property
+    def started(self) -> bool:
+        """Whether a window is open."""
+        return any(collector.started for collector in self.collectors.values())
+
+    def start(self) -> None:
+        """Begins a window; a window restored by `load_state_dict` goes on instead."""
+        for collector in self.collectors.values():
+            collector.start()
+        self._started = time.perf_counter()
+
+    def finish(
+        self,
+        *,
+        epoch: int | None = None,
+        iteration: int = 0,
+        scores: Mapping[str, Mapping[str, float]] | None = None,
+        partial: bool = False,
+        sync: bool = True,
+    ) -> EpochReport:
+        """The report of the window, and the beginning of the next one.
+
+        Args:
+            epoch: its number; by default one more than the last report's.
+            iteration: number of the last iteration, where there is a notion of it.
+            scores: metric -> split (``"train"``, ``"validation"``) -> value, for the report.
+            partial: whether the window was cut short.
+            sync: false where other processes will not make this call (after an exception).
+        """
+        collectors = list(self.collectors.values())
+        seconds = sum(collector.seconds for collector in collectors)
+        begin = time.perf_counter()
+        results = finish_together(collectors, partial=partial, sync=sync and self._sync)
+        rows = dict(zip(self.collectors, results, strict=True))
+        now = time.perf_counter()
+        if epoch is None:
+            epoch = self._report.epoch + 1 if self._report is not None else 1
+        self._report = EpochReport(
+            epoch=epoch,
+            iteration=iteration,
+            partial=partial,
+            scores=scores or {},
+            gradients=rows["gradients"],
+            activations={name: with_coarse_histogram(row) for name, row in rows["activations"].items()},
+            dead_neurons=rows["dead_neurons"],
+            coverage={name: coverage.to_dict() for name, coverage in self.coverage.items()},
+            cost=(seconds + now - begin) / max(now - self._started, 1e-9),
+        )
+        self._started = now
+        return self._report
+
+    def stop(self) -> None:
+        """Takes the hooks away; doing it twice is fine."""
+        for collector in self.collectors.values():
+            collector.stop()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.stop()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The windows so far: tensors and plain types only."""
+        return {name: collector.state_dict() for name, collector in self.collectors.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on with the windows of `state_dict`."""
+        for name, collector in self.collectors.items():
+            collector.load_state_dict(state[name])
