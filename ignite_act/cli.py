@@ -141,10 +141,10 @@ def run(config_path: Path | None, output_dir: str, resume: bool, overwrite: bool
     for result in results:
         name = result.summary["activation"]
         if result.summary["gradients"]:
-            console.print(tables.layers_table(f"{name}: gradients, last epoch", compare.layer_rows(result.summary)))
+            console.print(tables.layers_table(f"{name}: gradients, last epoch", result.summary["gradients"]))
         if result.summary["activations"]:
             title = f"{name}: activations of the best weights, all training samples"
-            console.print(tables.sites_table(title, compare.site_rows(result.summary)))
+            console.print(tables.sites_table(title, result.summary["activations"], result.summary["dead_neurons"]))
     console.print(tables.variants_table(compare.variant_rows(results)))
     for result in results:
         console.print(f"run directory  {result.directory}", markup=False, soft_wrap=True)

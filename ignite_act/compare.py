@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from ignite_act.experiment import RunResult
@@ -13,17 +13,6 @@ def variant_rows(results: Iterable[RunResult]) -> list[dict[str, Any]]:
     """One row a run: plain numbers, best test accuracy first."""
     rows = [_row(result) for result in results]
     return sorted(rows, key=lambda row: -row["test_accuracy"] if row["test_accuracy"] is not None else math.inf)
-
-
-def layer_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row a layer: its gradient in the last epoch."""
-    return [{"layer": name, **row} for name, row in summary["gradients"].items()]
-
-
-def site_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row a site: activations and dead neurons of the best weights over all training samples."""
-    dead = summary["dead_neurons"]
-    return [{"site": name, **row, **dead.get(name, {})} for name, row in summary["activations"].items()]
 
 
 def _row(result: RunResult) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from ignite_act.compare import layer_rows, site_rows, variant_rows
+from ignite_act.compare import variant_rows
 from ignite_act.experiment import RunResult, run
 
 
@@ -83,25 +83,6 @@ def test_nothing():
     assert (row["dead"], row["units"]) == (0, 0)
 
 
-def test_layer_and_site_rows():
-    """There is a row per layer and per site, with its name, in the order of first use."""
-    summary = result().summary
-    assert layer_rows(summary) == [
-        {"layer": "layers.0", "mean_abs": 2.0, "steps": 9},
-        {"layer": "layers.2", "mean_abs": 4.0, "steps": 9},
-    ]
-    assert site_rows(summary) == [
-        {"site": "layers.1", "mean": 0.5, "dead": 1, "units": 16},
-        {"site": "layers.3", "mean": 0.5, "dead": 2, "units": 8},
-    ]
-
-
-def test_site_without_dead_neurons():
-    """A site that only the distribution saw has a row all the same."""
-    summary = {**result().summary, "dead_neurons": {}}
-    assert [row["site"] for row in site_rows(summary)] == ["layers.1", "layers.3"]
-
-
 def test_real_runs(tmp_path, tiny):
     """Real summaries have what the tables need."""
     results = [run(tiny(act=act, max_epochs=1), tmp_path, quiet=True) for act in ("relu", "tanh")]
@@ -109,7 +90,7 @@ def test_real_runs(tmp_path, tiny):
     assert {row["activation"] for row in rows} == {"relu", "tanh"}
     assert rows[0]["test_accuracy"] >= rows[1]["test_accuracy"]
     for item in results:
-        gradients = [row["mean_abs"] for row in layer_rows(item.summary)]
+        gradients = [row["mean_abs"] for row in item.summary["gradients"].values()]
         row = next(row for row in rows if row["directory"] == item.directory)
         assert row["gradient_ratio"] == gradients[0] / gradients[-1]
-        assert [row["site"] for row in site_rows(item.summary)] == ["layers.1"]
+        assert list(item.summary["activations"]) == ["layers.1"]

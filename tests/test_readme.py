@@ -25,6 +25,9 @@ def test_code_blocks_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     printed = capsys.readouterr().out
     assert "'conv': " in printed
     assert "'relu#2': " in printed
+    text = README.read_text(encoding="utf-8")
+    shown = text[text.index("epoch 2 | gradient") :].split("```")[0].split()
+    assert " ".join(shown) in " ".join(printed.split())
     assert (tmp_path / "epochs.jsonl").read_text(encoding="utf-8").count("\n") == 2
     assert (tmp_path / "runs" / "digits" / "squareplus" / "seed-42" / "summary.json").is_file()
 

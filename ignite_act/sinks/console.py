@@ -2,29 +2,49 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable
 
+from rich.console import Console, Group
 from tqdm import tqdm
 
 from ignite_act.report import EpochReport
+from ignite_act.sinks.tables import layers_table, sites_table
 
 
 class ConsoleSink:
     """Writes one line an epoch: scores, gradient ratio first/last layer, dead neurons.
 
+    What could not be measured is said when it first happens.
+
     Args:
-        write: takes a line; by default ``tqdm.write``, which leaves progress bars whole.
+        write: takes lines; by default ``tqdm.write``, which leaves progress bars whole.
         max_epochs: shown beside the epoch if it is known.
+        tables: write a table of the layers and one of the activation sites below each line.
     """
 
-    def __init__(self, write: Callable[[str], object] = tqdm.write, max_epochs: int | None = None) -> None:
+    def __init__(
+        self, write: Callable[[str], object] = tqdm.write, max_epochs: int | None = None, *, tables: bool = False
+    ) -> None:
         self._write = write
         self._max_epochs = max_epochs
+        self._tables = tables
+        self._said: set[tuple[str, str, str]] = set()
 
     def write(self, report: EpochReport) -> None:
         """Writes the line of one report."""
         self._write(epoch_line(report, self._max_epochs))
+        if self._tables:
+            if report.gradients:
+                self._write(_as_text(layers_table("gradients", report.gradients)))
+            if report.activations:
+                self._write(_as_text(sites_table("activations", report.activations, report.dead_neurons)))
+        for diagnostic, coverage in report.coverage.items():
+            for name, reason in coverage["unseen"].items():
+                if (diagnostic, name, reason) not in self._said:
+                    self._said.add((diagnostic, name, reason))
+                    self._write(f"{diagnostic.replace('_', ' ')}: {name} was not measured: {reason}")
 
 
 def epoch_line(report: EpochReport, max_epochs: int | None = None) -> str:
@@ -43,6 +63,12 @@ def epoch_line(report: EpochReport, max_epochs: int | None = None) -> str:
     if report.partial:
         parts.append("(partial)")
     return " | ".join(parts)
+
+
+def _as_text(table: Group) -> str:
+    text = io.StringIO()
+    Console(file=text, width=110).print(table)
+    return "\n".join(line.rstrip() for line in text.getvalue().rstrip().splitlines())
 
 
 def _short(split: str) -> str:

@@ -29,11 +29,11 @@ def variants_table(rows: Iterable[Row]) -> Group:
     )
 
 
-def layers_table(title: str, rows: Iterable[Row]) -> Group:
-    """The gradients of one variant, one line a layer."""
+def layers_table(title: str, gradients: Mapping[str, Row]) -> Group:
+    """The gradients of a report or summary, one line a layer."""
     return _table(
         title,
-        rows,
+        [{"layer": name, **row} for name, row in gradients.items()],
         ("layer", lambda row: row["layer"]),
         ("mean |grad|", lambda row: number(row["mean_abs"])),
         ("max |grad|", lambda row: number(row["max_abs"])),
@@ -43,11 +43,11 @@ def layers_table(title: str, rows: Iterable[Row]) -> Group:
     )
 
 
-def sites_table(title: str, rows: Iterable[Row]) -> Group:
-    """The activations of one variant, one line a site."""
+def sites_table(title: str, activations: Mapping[str, Row], dead_neurons: Mapping[str, Row]) -> Group:
+    """The activations of a report or summary, one line a site."""
     return _table(
         title,
-        rows,
+        [{"site": name, **row, **dead_neurons.get(name, {})} for name, row in activations.items()],
         ("site", lambda row: row["site"]),
         ("mean", lambda row: number(row["mean"])),
         ("std", lambda row: number(row["std"])),

@@ -134,6 +134,38 @@ def test_the_console_writes_one_line_a_report(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out == epoch_line(report(2)) + "\n"
 
 
+def test_the_console_shows_layers_and_sites() -> None:
+    """With tables there is a line for every layer and for every site, with its dead neurons if they are known."""
+    row = {"mean": 0.25, "std": 0.5, "min": 0.0, "max": 2.0, "zero_fraction": 0.5, "saturated_fraction": 0.25}
+    lines: list[str] = []
+    changes = {
+        "gradients": {"fc": {"mean_abs": 0.125, "max_abs": 1.5, "steps": 9, "skipped_steps": 1, "nonfinite": 2}},
+        "activations": {"relu": {**row, "nonfinite": 0}, "tanh": {**row, "nonfinite": 3}},
+        "dead_neurons": {"relu": {"dead": 4, "units": 64}},
+    }
+    ConsoleSink(lines.append, tables=True).write(report(1, **changes))
+    text = "\n".join(lines).splitlines()
+    assert text[0] == epoch_line(report(1, **changes))
+    assert [line.split() for line in text if line.startswith((" fc ", " relu ", " tanh "))] == [
+        ["fc", "0.125", "1.5", "9", "1", "2"],
+        ["relu", "0.25", "0.5", "0", "2", "50.00", "%", "25.00", "%", "4/64", "0"],
+        ["tanh", "0.25", "0.5", "0", "2", "50.00", "%", "25.00", "%", "-", "3"],
+    ]
+
+
+def test_the_console_says_once_what_was_not_measured() -> None:
+    """What could not be seen is said when it first happens, and again if the reason changes."""
+    lines: list[str] = []
+    sink = ConsoleSink(lines.append)
+    for epoch, reason in enumerate(("it is fused", "it is fused", "it was not called"), 1):
+        coverage = {"dead_neurons": {"seen": [], "unseen": {"encoder.0": reason}}}
+        sink.write(report(epoch, coverage=coverage))
+    assert [line for line in lines if not line.startswith("epoch")] == [
+        "dead neurons: encoder.0 was not measured: it is fused",
+        "dead neurons: encoder.0 was not measured: it was not called",
+    ]
+
+
 # The fan-out
 
 
