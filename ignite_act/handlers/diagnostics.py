@@ -17,6 +17,7 @@ from ignite_act.handlers.stats import ActivationStats, DeadNeurons, GradientStat
 from ignite_act.recorder import EpochRecorder
 from ignite_act.report import EpochReport
 from ignite_act.sinks import FanOut, Sink
+from ignite_act.sinks.tensorboard import write_by
 
 _PUBLISHED: tuple[type[StatsHandler], ...] = (GradientStats, ActivationStats, DeadNeurons)
 
@@ -94,6 +95,23 @@ class Diagnostics(WindowHandler):
         """Finishes an open window, removes every hook and event handler; doing it twice is fine."""
         super().detach()
         self._evaluator = None
+
+    def __call__(self, engine: Engine, logger: Any, event_name: Any) -> None:
+        """Writes the last report through Ignite's ``TensorboardLogger``, histograms included.
+
+        In Ignite's own manner: ``tb_logger.attach(trainer, diagnostics, Events.EPOCH_COMPLETED)``, after `attach`. The
+        numbers alone go to any logger by ``attach_output_handler(..., metric_names="all")``.
+
+        Raises:
+            TypeError: if the logger does not write TensorBoard's histograms.
+        """
+        writer = getattr(logger, "writer", None)
+        if not hasattr(writer, "add_histogram_raw"):
+            raise TypeError(
+                f"{type(logger).__name__} takes no histograms; use its attach_output_handler(..., metric_names='all')"
+            )
+        if self.report is not None:
+            write_by(writer, self.report)
 
     def _start(self, engine: Engine) -> None:
         self._recorder.start()

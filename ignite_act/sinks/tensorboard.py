@@ -52,21 +52,11 @@ class TensorBoardSink:
 
     def write(self, report: EpochReport) -> None:
         """Writes one report."""
-        scalars: dict[str, float] = {}
         summary = Summary()
-        for name, splits in report.scores.items():
-            scalars.update({f"{_tag(name)}/{split}": value for split, value in splits.items()})
-        for layer, row in report.gradients.items():
-            scalars[f"gradients/{_tag(layer)}"] = row["mean_abs"]
-        for site, row in report.dead_neurons.items():
-            scalars[f"dead_neurons/{_tag(site)}"] = row["dead"]
-        for site, row in report.activations.items():
-            for quantity in ("zero_fraction", "saturated_fraction"):
-                scalars[f"{quantity}/{_tag(site)}"] = row[quantity]
-            scalars[f"activation_mean/{_tag(site)}"] = row["mean"]
-            summary.MergeFrom(_histogram(f"activations/{_tag(site)}", row))
-        for tag, value in scalars.items():
+        for tag, value in scalars(report).items():
             summary.value.add(tag=tag, simple_value=value)
+        for tag, histogram in histograms(report).items():
+            summary.MergeFrom(histogram_raw(name=tag, **histogram))
         self._write_event(report.epoch, summary=summary)
 
     def close(self) -> None:
@@ -82,24 +72,50 @@ class TensorBoardSink:
         self._writer.flush()
 
 
-def _histogram(tag: str, row: Any) -> Summary:
-    """The histogram of a row; empty where there is nothing to draw."""
-    count = row["count"] - row["nonfinite"]
-    mean, std = row["mean"], row["std"]
-    squares = count * (std * std + mean * mean)
-    if not count or not math.isfinite(squares):
-        return Summary()
-    return histogram_raw(
-        name=tag,
-        min=row["min"],
-        max=row["max"],
-        num=count,
-        sum=count * mean,
-        sum_squares=squares,
-        # The first limit closes an empty bucket: TensorBoard takes a bucket to begin where the one before it ends.
-        bucket_limits=row["edges"],
-        bucket_counts=[0, *row["counts"]],
-    )
+def write_by(writer: Any, report: EpochReport) -> None:
+    """Writes a report through a ``SummaryWriter`` of tensorboardX or torch, with the tags of `TensorBoardSink`."""
+    for tag, value in scalars(report).items():
+        writer.add_scalar(tag, value, report.epoch)
+    for tag, histogram in histograms(report).items():
+        writer.add_histogram_raw(tag, **histogram, global_step=report.epoch)
+
+
+def scalars(report: EpochReport) -> dict[str, float]:
+    """Tag -> value."""
+    values: dict[str, float] = {}
+    for name, splits in report.scores.items():
+        values.update({f"{_tag(name)}/{split}": value for split, value in splits.items()})
+    for layer, row in report.gradients.items():
+        values[f"gradients/{_tag(layer)}"] = row["mean_abs"]
+    for site, row in report.dead_neurons.items():
+        values[f"dead_neurons/{_tag(site)}"] = row["dead"]
+    for site, row in report.activations.items():
+        for quantity in ("zero_fraction", "saturated_fraction"):
+            values[f"{quantity}/{_tag(site)}"] = row[quantity]
+        values[f"activation_mean/{_tag(site)}"] = row["mean"]
+    return values
+
+
+def histograms(report: EpochReport) -> dict[str, dict[str, Any]]:
+    """Tag -> a histogram by raw buckets; without those in which there is nothing to draw."""
+    found = {}
+    for site, row in report.activations.items():
+        count = row["count"] - row["nonfinite"]
+        mean, std = row["mean"], row["std"]
+        squares = count * (std * std + mean * mean)
+        if not count or not math.isfinite(squares):
+            continue
+        found[f"activations/{_tag(site)}"] = {
+            "min": row["min"],
+            "max": row["max"],
+            "num": count,
+            "sum": count * mean,
+            "sum_squares": squares,
+            # The first limit closes an empty bucket: TensorBoard takes a bucket to begin where the one before it ends.
+            "bucket_limits": row["edges"],
+            "bucket_counts": [0, *row["counts"]],
+        }
+    return found
 
 
 def _tag(name: str) -> str:
