@@ -32,7 +32,7 @@ class Kernels(NamedTuple):
     add_magnitude: Callable[[Floats, int, int, Doubles, Doubles, NDArray[np.int64], Counts], None]
     distribution: Callable[[Floats, float, int, Doubles, Floats, Counts, Counts], None]
     count_inside: Callable[[Floats, float, float], int]
-    mark_off_flat: Callable[[Floats, Floats, Floats], None]
+    mark_off_flat: Callable[[Floats, Floats, Floats], int]
     mark_varying: Callable[[Floats, Floats, Floats], None]
 
 
@@ -194,7 +194,7 @@ def count_inside(x: Floats, low: float, high: float) -> int:
     return inside
 
 
-def mark_off_flat(x: Floats, flats: Floats, peak: Floats) -> None:
+def mark_off_flat(x: Floats, flats: Floats, peak: Floats) -> int:
     """Sets ``peak`` of a unit to 1 once one of its values lies outside all the intervals; NaN lies outside.
 
     A unit that is marked already is not read again, so that units that are alive cost nothing.
@@ -203,6 +203,9 @@ def mark_off_flat(x: Floats, flats: Floats, peak: Floats) -> None:
         x: ``(before, units, after)``.
         flats: closed intervals ``(k, 2)``, at least one.
         peak: ``(units,)``, positive or NaN where a unit is marked; written to.
+
+    Returns:
+        How many units are not marked yet.
     """
     low, high = flats[0]
     suspects = np.empty(peak.size, np.int64)
@@ -232,6 +235,7 @@ def mark_off_flat(x: Floats, flats: Floats, peak: Floats) -> None:
         count = kept
         if count == 0:
             break
+    return count
 
 
 def mark_varying(x: Floats, peak: Floats, trough: Floats) -> None:

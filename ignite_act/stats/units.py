@@ -37,6 +37,8 @@ class UnitLife(Statistic):
         self.units = units
         self.known = True
         self.never_flat = False
+        self.complete = False
+        """Whether no unit is left that may be dead: then there is nothing more to see."""
         with torch.inference_mode(False):
             self.peak = torch.full((units,), -math.inf, dtype=dtype, device=device)
             self.trough = torch.full((units,), math.inf, dtype=dtype, device=device)
@@ -53,10 +55,12 @@ class UnitLife(Statistic):
         """
         if values.numel() == 0:
             return
+        if self.complete and values.ndim and values.shape[unit_dim] == self.units:
+            return
         if flat is None:
             self.known = False
         elif not flat:
-            self.never_flat = True
+            self.never_flat = self.complete = True
             return
         loops = kernels.compiled() if kernels.fit(values) and kernels.fit(self.peak) else None
         if loops is None:
@@ -68,7 +72,7 @@ class UnitLife(Statistic):
         if flat is None:
             loops.mark_varying(numbers, self.peak.numpy(), self.trough.numpy())
         else:
-            loops.mark_off_flat(numbers, _as_array(flat), self.peak.numpy())
+            self.complete = loops.mark_off_flat(numbers, _as_array(flat), self.peak.numpy()) == 0
 
     def _update(self, values: Tensor, flat: Intervals | None, unit_dim: int) -> None:
         if flat is None:

@@ -222,3 +222,16 @@ def test_a_unit_that_has_varied_stays_alive(loops):
     for batch in ([1.0, 2.0], [2.0, 2.0]):
         life.update(torch.tensor(batch).view(2, 1), None, -1)
     assert life.compute() == []
+
+
+@pytest.mark.parametrize("flat", [(), ((-math.inf, 0.0),)])
+def test_when_every_unit_is_alive_nothing_more_is_read(loops, flat):
+    """Then later values change nothing, but another number of units is still no silent matter."""
+    life = UnitLife(3)
+    life.update(torch.ones(2, 3), flat, -1)
+    assert life.complete == (loops == "compiled" or not flat)
+    life.update(-torch.ones(2, 3), flat, -1)
+    assert life.compute() == []
+    if flat:
+        with pytest.raises((ValueError, RuntimeError)):
+            life.update(torch.ones(2, 4), flat, -1)
