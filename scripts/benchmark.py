@@ -227,8 +227,8 @@ class Encoder(torch.nn.Module):
 
 NETWORKS: dict[str, tuple[Callable[[], torch.nn.Module], tuple[int, ...], int]] = {
     "mlp": (lambda: MLP(784, (512, 256, 256, 128), 10), (256, 784), 195),
-    "resnet18": (lambda: resnet18(num_classes=10), (16, 3, 32, 32), 10),
-    "transformer": (Encoder, (32, 32, 64), 20),
+    "resnet18": (lambda: resnet18(num_classes=10), (16, 3, 32, 32), 40),
+    "transformer": (Encoder, (32, 32, 64), 100),
 }
 
 
