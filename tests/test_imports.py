@@ -17,7 +17,7 @@ LEVELS = [
     {"findings"},
     {"collect", "sinks"},
     {"recorder"},
-    {"engines", "handlers", "html", "run_files"},
+    {"engines", "handlers", "html", "lightning", "run_files"},
     {"experiment"},
     {"compare"},
     {"cli"},

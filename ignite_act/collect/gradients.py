@@ -31,7 +31,8 @@ class _Followed:
     """An optimizer of which a step was seen in this window."""
 
     every: Every
-    count: int = -1  # of its parameters
+    wanted: bool
+    owned: list[int] = field(default_factory=list)  # ids of its parameters
     parameters: list[tuple[int, nn.Parameter]] = field(default_factory=list)  # with the indices of their layers
     skipped: int | Tensor = 0
 
@@ -69,7 +70,10 @@ class GradientCollector(Collector):
         self._tap = StepTap(self)
         self._layers: dict[int, _Layer] = {}  # id of the parameter -> layer
         self._statistic: Magnitude | None = None
+        self._scratch: Tensor | None = None
         self._steps = 0
+        self._others: set[str] = set()  # kinds of the optimizers that made steps and were not to be followed
+        self._trouble = ""
         self._followed: weakref.WeakKeyDictionary[Optimizer, _Followed] = weakref.WeakKeyDictionary()
         self._ticks: list[int] = []  # of the optimizers of a restored window, in the order of their first steps
         self._restored: Mapping[str, Any] | None = None
@@ -81,7 +85,7 @@ class GradientCollector(Collector):
         if self._lazy:
             self._look()
         followed = self._follow(optimizer)
-        if not followed.parameters:
+        if not followed.parameters or self._inside_another(optimizer, followed):
             return
         self._steps += 1
         found_inf: Tensor | None = getattr(optimizer, "found_inf", None)
@@ -90,20 +94,25 @@ class GradientCollector(Collector):
         if followed.every(None):
             gradients = {index: p.grad for index, p in followed.parameters if p.grad is not None}
             if gradients:
-                self._read(gradients, getattr(optimizer, "grad_scale", None), found_inf)
+                try:
+                    self._read(gradients, getattr(optimizer, "grad_scale", None), found_inf)
+                except Exception as error:
+                    self._trouble = f"reading its gradient failed: {type(error).__name__}: {error}"
+                    raise
         self.seconds += time.perf_counter() - begin
 
     @torch.no_grad()
     def _read(self, gradients: dict[int, Tensor], scale: Tensor | None, found_inf: Tensor | None) -> None:
+        device = next(iter(gradients.values())).device
         if self._statistic is None:
-            device = next(iter(gradients.values())).device
-            sizes = [layer.size for layer in self._layers.values()]
-            self._statistic = Magnitude(len(sizes), device)
-            self._sizes = torch.tensor(sizes, device=device)
-            self._scratch = torch.empty(min(SCRATCH, max(sizes)), device=device)
+            self._statistic = Magnitude(len(self._layers), device)
         iteration = self.clock() or self._steps
         if scale is None and found_inf is None and self._statistic.read(gradients, iteration):
             return
+        if self._scratch is None:
+            sizes = [layer.size for layer in self._layers.values()]
+            self._sizes = torch.tensor(sizes, device=device)
+            self._scratch = torch.empty(min(SCRATCH, max(sizes)), dtype=torch.float32, device=device)
         rows = [gradients.get(index) for index in range(len(self._layers))]
         means, maxima = magnitude(rows, self._sizes, self._scratch)
         if scale is not None:
@@ -123,22 +132,38 @@ class GradientCollector(Collector):
         followed = self._followed.get(optimizer)
         if followed is None:
             ticks = self._ticks.pop(0) if self._ticks else 0
-            followed = self._followed[optimizer] = _Followed(Every(self._every.n))
+            followed = self._followed[optimizer] = _Followed(Every(self._every.n), self._wants(optimizer))
             followed.every.count = ticks
-        count = sum([len(group["params"]) for group in optimizer.param_groups])
-        if followed.count != count or self._lazy:  # parameters may be added at any time
-            followed.count = count
-            followed.parameters = []
-            if self._optimizers is None or any(own() is optimizer for own in self._optimizers):
-                parameters = _parameters(optimizer)
-                followed.parameters = [(self._layers[id(p)].index, p) for p in parameters if id(p) in self._layers]
+        owned = [id(p) for group in optimizer.param_groups for p in group["params"]]
+        if followed.owned != owned:  # parameters may be added and replaced at any time
+            if not self._model_parameters.issuperset(owned):
+                self._look()
+            followed.owned = owned
+            pairs = [(self._layers[id(p)].index, p) for p in _parameters(optimizer) if id(p) in self._layers]
+            followed.parameters = pairs if followed.wanted else []
+            if pairs and not followed.wanted:
+                self._others.add(type(optimizer).__name__)
         return followed
+
+    def _wants(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer is to be followed; one that works for a wanted one shares its groups (SAM)."""
+        if self._optimizers is None:
+            return True
+        wanted = [own() for own in self._optimizers]
+        return any(own is optimizer or getattr(own, "param_groups", None) is optimizer.param_groups for own in wanted)
+
+    def _inside_another(self, optimizer: Optimizer, followed: _Followed) -> bool:
+        """Whether the step is part of the step of another optimizer of the same parameters, which counts."""
+        outer = (self._followed.get(other) for other in self._tap.in_progress if other is not optimizer)
+        return any(other is not None and set(other.owned) >= set(followed.owned) for other in outer)
 
     def _begin(self) -> None:
         super()._begin()
         self._look()
         self._statistic = None
         self._steps = 0
+        self._others.clear()
+        self._trouble = ""
         self._followed.clear()
         self._ticks = []
         self._restored = None
@@ -148,6 +173,9 @@ class GradientCollector(Collector):
         model = self.model
         self._lazy = any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters())
         owners = {id(parameter): module for module in model.modules() for parameter in module.parameters(recurse=False)}
+        self._model_parameters = {id(parameter) for parameter in model.parameters()}
+        modules = dict(model.named_modules(remove_duplicate=False))
+        before = {layer.name: layer.index for layer in self._layers.values()}
         self._layers = {}
         self._labels: list[tuple[str, type[nn.Module]]] = []  # every name that a pattern may fit
         for full_name, parameter in model.named_parameters():
@@ -156,17 +184,26 @@ class GradientCollector(Collector):
             name = clean(full_name)
             layer = name.removesuffix(".weight")
             owner = type(owners[id(parameter)])
-            self._labels += [(layer, owner), (name, owner)]
-            if self._selects(layer, name, parameter, owner):
+            labels = [(layer, owner), (name, owner)]
+            parametrized = full_name.partition(".parametrizations.")[0]
+            if parametrized != full_name and parametrized in modules:
+                labels.append((clean(parametrized), type(modules[parametrized])))
+            self._labels += labels
+            if self._selects(labels, parameter):
                 self._layers[id(parameter)] = _Layer(layer, len(self._layers), max(parameter.numel(), 1))
+        if self._statistic is not None and before != {layer.name: layer.index for layer in self._layers.values()}:
+            self._statistic = self._statistic.rearranged([before.get(layer.name) for layer in self._layers.values()])
+        self._scratch = None
+        for followed in self._followed.values():
+            followed.owned = []
 
-    def _selects(self, layer: str, name: str, parameter: nn.Parameter, owner: type[nn.Module]) -> bool:
+    def _selects(self, labels: list[tuple[str, type[nn.Module]]], parameter: nn.Parameter) -> bool:
         if self._patterns is None:
             return parameter.ndim > 1
-        fitting = [p for p in self._patterns if any(matches(p, label, owner) for label in (layer, name))]
+        fitting = [(p, kind) for p in self._patterns for label, kind in labels if matches(p, label, kind)]
         if parameter.ndim > 1:
             return bool(fitting)
-        return any(_asks_for_vectors(pattern, owner) for pattern in fitting)
+        return any(_asks_for_vectors(pattern, kind) for pattern, kind in fitting)
 
     def _watch(self) -> None:
         self._tap.open()
@@ -175,6 +212,7 @@ class GradientCollector(Collector):
         self._tap.close()
 
     def _numbers(self) -> dict[str, dict[str, Any]]:
+        self._look()
         state = self._state()
         statistic = self._window()
         rows = statistic.compute() if statistic is not None else []
@@ -197,10 +235,14 @@ class GradientCollector(Collector):
 
     def _skipped_steps(self) -> list[int]:
         """How many steps were skipped, for each layer."""
-        skipped = list(self._restored["skipped"]) if self._restored is not None else [0] * len(self._layers)
-        for followed in self._followed.values():
-            for index, _ in followed.parameters:
-                skipped[index] += int(followed.skipped)
+        skipped = [0] * len(self._layers)
+        if self._restored is not None:
+            known = dict(zip(self._restored["layers"], self._restored["skipped"], strict=True))
+            skipped = [known.get(layer.name, 0) for layer in self._layers.values()]
+        for optimizer, followed in self._followed.items():
+            for parameter in _parameters(optimizer) if followed.wanted else ():
+                if id(parameter) in self._layers:
+                    skipped[self._layers[id(parameter)].index] += int(followed.skipped)
         return skipped
 
     @property
@@ -210,6 +252,8 @@ class GradientCollector(Collector):
     def _find_unseen(self, seen: tuple[str, ...]) -> dict[str, str]:
         if not seen and not self._steps and not self._any_skipped:
             reason = "no torch.optim.Optimizer that owns it made a step in this window"
+            if self._others:
+                reason = f"only {', '.join(sorted(self._others))} made steps, which was not to be followed"
             if self._layers:
                 return {layer.name: reason for layer in self._layers.values()}
         unseen = {}
@@ -220,7 +264,9 @@ class GradientCollector(Collector):
         for parameter in self.model.parameters():
             layer = self._layers.get(id(parameter))
             if layer is not None and layer.name not in seen:
-                unseen[layer.name] = _why_unseen(parameter)
+                unseen[layer.name] = self._trouble or _why_unseen(parameter)
+        if self._trouble:
+            unseen.setdefault("some steps", self._trouble)
         return unseen
 
     def _state(self) -> dict[str, Any]:
@@ -228,6 +274,7 @@ class GradientCollector(Collector):
         return {
             "layers": [layer.name for layer in self._layers.values()],
             "skipped": self._skipped_steps(),
+            "steps": self._steps,
             "magnitude": window.state_dict() if window is not None else {},
             "ticks": [followed.every.count for followed in self._followed.values()] + self._ticks,
         }
@@ -238,14 +285,16 @@ class GradientCollector(Collector):
         magnitude = Magnitude(len(self._layers))
         magnitude.unite([self._restore(state) for state in states if state["magnitude"]])
         skipped = [max(counts) for counts in zip(*(state["skipped"] for state in states), strict=True)]
-        self._restored = {"magnitude": magnitude.state_dict(), "skipped": skipped}
+        names = [layer.name for layer in self._layers.values()]
+        self._restored = {"layers": names, "magnitude": magnitude.state_dict(), "skipped": skipped}
         self._statistic = None
         self._followed.clear()
 
     def _restore(self, state: Mapping[str, Any]) -> Magnitude:
-        magnitude = Magnitude(len(self._layers))
+        magnitude = Magnitude(len(state["layers"]))
         magnitude.load_state_dict(state["magnitude"])
-        return magnitude
+        rows = {name: row for row, name in enumerate(state["layers"])}
+        return magnitude.rearranged([rows.get(layer.name) for layer in self._layers.values()])
 
     def _check_layers(self, state: Mapping[str, Any]) -> None:
         layers = [layer.name for layer in self._layers.values()]
@@ -255,6 +304,7 @@ class GradientCollector(Collector):
     def _load_state(self, state: Mapping[str, Any]) -> None:
         self._check_layers(state)
         self._restored = state
+        self._steps = int(state["steps"])
         self._ticks = list(state["ticks"])
 
 

@@ -11,7 +11,11 @@ from typing import Any, Protocol
 
 import torch
 from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.optim.optimizer import (
+    _global_optimizer_pre_hooks,
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
 from torch.utils.hooks import RemovableHandle
 
 logger = logging.getLogger(__name__)
@@ -39,12 +43,19 @@ class StepTap:
 
     def __init__(self, observer: StepObserver) -> None:
         self._observer = weakref.ref(observer)
+        self._in_progress: list[weakref.ref[Optimizer]] = []
         self._remove_hooks: weakref.finalize[..., StepTap] | None = None
 
     def open(self) -> None:
         """Puts the hooks in place."""
         if self._remove_hooks is None:
-            self._remove_hooks = weakref.finalize(self, _hooks(self._observer).close)
+            self._remove_hooks = weakref.finalize(self, _hooks(self._observer, self._in_progress).close)
+
+    @property
+    def in_progress(self) -> list[Optimizer]:
+        """The optimizers whose steps have begun and not ended, the outermost first."""
+        alive = (own() for own in self._in_progress)
+        return [optimizer for optimizer in alive if optimizer is not None]
 
     def close(self) -> None:
         """Takes the hooks away; doing it twice is fine."""
@@ -53,17 +64,20 @@ class StepTap:
             self._remove_hooks = None
 
 
-def _hooks(observer: weakref.ref[StepObserver]) -> contextlib.ExitStack:
+def _hooks(observer: weakref.ref[StepObserver], in_progress: list[weakref.ref[Optimizer]]) -> contextlib.ExitStack:
     last: list[RemovableHandle] = []  # hooks on optimizers that have hooks of their own, for one step
 
     def before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         own = observer()
         if own is None:
             return None
+        _leave(in_progress, optimizer)  # in case its last step raised
+        in_progress.append(weakref.ref(optimizer))
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
-            after(optimizer, args, kwargs)  # in case the last step raised
-            if optimizer._optimizer_step_pre_hooks:  # the user's own hooks come later and may change the gradients
+            remove_last()
+            others = optimizer._optimizer_step_pre_hooks or next(reversed(_global_optimizer_pre_hooks)) != handle.id
+            if others:  # the users' own hooks come later and may change the gradients
                 last.append(optimizer.register_step_pre_hook(tell))
             else:
                 _tell(own.before_step, optimizer)
@@ -78,7 +92,11 @@ def _hooks(observer: weakref.ref[StepObserver]) -> contextlib.ExitStack:
         if own is not None:
             _tell(own.before_step, optimizer)
 
-    def after(optimizer: Optimizer | None, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def after(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        remove_last()
+        _leave(in_progress, optimizer)
+
+    def remove_last() -> None:
         while last:
             last.pop().remove()
 
@@ -88,13 +106,23 @@ def _hooks(observer: weakref.ref[StepObserver]) -> contextlib.ExitStack:
             _tell(own.skipped_step, optimizer)
 
     hooks = contextlib.ExitStack()
-    hooks.callback(register_optimizer_step_pre_hook(before).remove)
+    handle = register_optimizer_step_pre_hook(before)
+    hooks.callback(handle.remove)
     hooks.callback(register_optimizer_step_post_hook(after).remove)
-    hooks.callback(after, None, (), {})
+    hooks.callback(remove_last)
+    hooks.callback(in_progress.clear)
     _skip_listeners.append(skipped)
     _watch_scalers()
     hooks.callback(_forget_listener, skipped)
     return hooks
+
+
+def _leave(in_progress: list[weakref.ref[Optimizer]], optimizer: Optimizer) -> None:
+    """Takes an optimizer's step off the list, and what began inside it."""
+    for index, own in enumerate(in_progress):
+        if own() is optimizer:
+            del in_progress[index:]
+            break
 
 
 def _tell(listener: Callable[[Optimizer], None], optimizer: Optimizer) -> None:

@@ -70,7 +70,7 @@ class Distribution(Statistic):
         if values.numel() == 0:
             return
         values = values.detach().to(self.dtype)
-        if self.count == 0:
+        if self._is_empty():
             self.shift = _finite_mean(values.reshape(-1)[:_SAMPLE].to(self.sums.dtype))
         loops = kernels.compiled() if kernels.fit(values) else None
         if loops is not None:
@@ -82,6 +82,13 @@ class Distribution(Statistic):
         for interval in intervals:
             self.tallies[1] += count_inside(pre_activation.detach(), interval)
         self.count += values.numel()
+
+    def _is_empty(self) -> bool:
+        """Whether there is no finite value yet, as far as that is known without waiting for a device."""
+        if self.count == 0 or not self.extremes.is_cpu:
+            return self.count == 0
+        low, high = self.extremes.numpy()
+        return bool(low > high)
 
     def _update_by(self, loops: kernels.Kernels, values: Tensor) -> None:
         state = (self.sums.numpy(), self.extremes.numpy(), self.tallies.numpy(), self.histogram.counts.numpy())

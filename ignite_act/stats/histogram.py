@@ -83,8 +83,8 @@ class FloatHistogram(Statistic):
         values its upper edge.
 
         Args:
-            minimum: the smallest value if it is known: it then is the first edge.
-            maximum: the largest value if it is known: it then is the last edge.
+            minimum: the smallest value if it is known: it is the first edge if it lies inside the first bin.
+            maximum: the largest value if it is known: it is the last edge if it lies inside the last bin.
 
         Returns:
             ``([], [])`` if there is no finite value.
@@ -98,9 +98,11 @@ class FloatHistogram(Statistic):
         begins = counts > 0  # a bin begins where there are counts, and where a run of empty ones begins
         begins[1:] |= counts[:-1] > 0
         bounds = _bounds(self._dtype)[first : last + 2]
-        edges = [*bounds[:-1][begins].tolist(), float(bounds[-1])]
-        if minimum < maximum:
-            edges[0], edges[-1] = max(edges[0], minimum), min(edges[-1], maximum)
+        edges = [edge + 0.0 for edge in (*bounds[:-1][begins].tolist(), float(bounds[-1]))]  # no -0.0
+        if edges[0] < minimum < edges[1]:
+            edges[0] = minimum
+        if edges[-2] < maximum < edges[-1]:
+            edges[-1] = maximum
         return edges, counts[begins].tolist()
 
     @property

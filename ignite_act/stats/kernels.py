@@ -70,6 +70,7 @@ def fit(tensor: Tensor) -> bool:
         and tensor.is_cpu
         and (type(tensor) is Tensor or type(tensor) is nn.Parameter)
         and tensor.layout is torch.strided
+        and not tensor.is_neg()
     )
 
 

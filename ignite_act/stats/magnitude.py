@@ -100,6 +100,17 @@ class Magnitude(Statistic):
         self.tallies = self.tallies + other.tallies.to(device)
         self.first_nonfinite = torch.minimum(self.first_nonfinite, other.first_nonfinite.to(device))
 
+    def rearranged(self, rows: Sequence[int | None]) -> Magnitude:
+        """The same numbers in other rows: where each comes from, None for a new one."""
+        self._take_in()
+        result = Magnitude(len(rows), self.total.device)
+        for row, old in enumerate(rows):
+            if old is not None:
+                result.total[row], result.maximum[row] = self.total[old], self.maximum[old]
+                result.tallies[:, row] = self.tallies[:, old]
+                result.first_nonfinite[row] = self.first_nonfinite[old]
+        return result
+
     def unite(self, others: Sequence[Magnitude]) -> None:
         """Becomes what several processes have seen of the same steps: means are averaged, steps are not added."""
         for other in others:
@@ -180,10 +191,10 @@ def magnitude(tensors: Sequence[Tensor | None], sizes: Tensor, scratch: Tensor) 
             total, maximum = _by_pieces(tensor.view(-1), scratch)
         else:
             absolute = tensor.abs()
-            total, maximum = absolute.sum(dtype=wide), absolute.amax()
+            total, maximum = absolute.sum(dtype=accumulator_dtype(tensor.device)), absolute.amax()
         totals.append(total)
         maxima.append(maximum)
-    return _stacked(totals, wide, sizes.device) / sizes, _stacked(maxima, wide, sizes.device)
+    return _stacked(totals, accumulator_dtype(sizes.device), sizes.device) / sizes, _stacked(maxima, wide, sizes.device)
 
 
 def _by_pieces(values: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,7 +202,7 @@ def _by_pieces(values: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
     size = scratch.numel()
     if values.numel() <= size:
         absolute = torch.abs(values, out=scratch[: values.numel()])
-        return absolute.sum(), absolute.amax()
+        return absolute.sum(dtype=accumulator_dtype(values.device)), absolute.amax()
     totals, maxima = zip(*(_by_pieces(piece, scratch) for piece in values.split(size)), strict=True)
     return torch.stack(totals).sum(), torch.stack(maxima).amax()
 
