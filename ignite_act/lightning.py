@@ -37,7 +37,8 @@ _PUBLISHED = {
 class DiagnosticsCallback(Callback):
     """Gradients, activations and dead neurons of a LightningModule, with one `EpochReport` for each training epoch.
 
-    Forwards count inside ``training_step`` only, so neither validation, which runs inside the training epoch, nor the
+    What the modules' forwards call is seen, not a function that ``training_step`` itself calls. Forwards count inside
+    ``training_step`` only, so neither validation, which runs inside the training epoch, nor the
     sanity check before it; optimizer steps count from the start of the epoch to its end. An epoch that was cut short
     (``max_steps``, ``should_stop``, an exception) is marked partial. The report's iteration is the number of batches.
 

@@ -8,10 +8,12 @@ around the outermost forward sees every torch function called from Python, so th
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -24,7 +26,15 @@ from ignite_act.collect.layout import ChannelAxes
 from ignite_act.collect.names import module_names
 
 _FUSING = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
-_is_compiling = torch.compiler.is_compiling
+
+
+def _is_compiling() -> bool:
+    """Whether this is no real forward: torch.compile, torch.export or torch.jit.trace is recording it."""
+    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+
+
+_OWN_PARAMETERS = ("in_proj_weight", "in_proj_bias")  # of attention, that torch looks at before it fuses
+_PARTS = ("self_attn", "out_proj", "linear1", "linear2", "norm1", "norm2")
 
 
 class SiteKey(NamedTuple):
@@ -77,6 +87,9 @@ class SiteObserver(Protocol):
     def fail(self, key: SiteKey, error: Exception) -> None:
         """Is told that `observe` raised."""
 
+    def note(self, what: str, reason: str) -> None:
+        """Is told of something that could not be seen and is no site."""
+
 
 class ModuleInfo(NamedTuple):
     """What is known of a module before it is called."""
@@ -84,8 +97,8 @@ class ModuleInfo(NamedTuple):
     kind: type[nn.Module]
     names: list[str]
     activation_fn: Activation | None
-    whole_for: tuple[SiteObserver, ...]
-    """Observers that measure the module from the outside, as one site."""
+    whole_for: frozenset[int]
+    """Ids of the observers that measure the module from the outside, as one site."""
     opaque: str
     """Why what happens inside cannot be seen; empty if it can."""
     may_fuse: bool
@@ -97,12 +110,12 @@ class _Frame:
 
     __slots__ = ("call", "counts", "hidden_from", "info", "module", "pre_activation", "version")
 
-    def __init__(self, module: nn.Module, info: ModuleInfo, call: int, hidden_from: tuple[SiteObserver, ...]) -> None:
+    def __init__(self, module: nn.Module, info: ModuleInfo, call: int, hidden_from: frozenset[int]) -> None:
         self.module = module
         self.info = info
         self.call = call
         self.counts: dict[str, int] = {}
-        self.hidden_from = hidden_from  # observers for which what is called inside is no site
+        self.hidden_from = hidden_from  # ids of the observers for which what is called inside is no site
         self.pre_activation: Tensor | None = None
         self.version = 0
 
@@ -116,12 +129,14 @@ class ForwardTap:
         self._model = weakref.ref(model)
         self._infos: dict[int, ModuleInfo] = {}
         self._followed: dict[int, ModuleInfo] = {}  # without the modules in which there can be no site
-        self._observers: list[SiteObserver] = []
+        self._observers: list[weakref.ref[SiteObserver]] = []
         self._live: tuple[SiteObserver, ...] = ()
         self._depth = 0
         self._stack: list[_Frame] = []
         self._calls: dict[int, int] = {}  # module -> calls in this forward
         self._most_calls: dict[int, int] = {}  # module -> most calls in one forward
+        self._modules: dict[int, weakref.ref[nn.Module]] = {}
+        self._foreign: set[int] = set()  # modules that are called in the model's forwards and are not part of it
         self._keys: dict[SiteKey, None] = {}  # in the order of first call
         self._mode = _CallMode(self)
         self._mode_entered = False
@@ -142,16 +157,23 @@ class ForwardTap:
 
     def add(self, observer: SiteObserver) -> None:
         """Begins to tell an observer; the first one puts the hooks in place."""
-        if observer not in self._observers:
-            self._observers.append(observer)
-        self._refresh()
+        if all(own() is not observer for own in self._observers):
+            self._observers.append(weakref.ref(observer, self._forget))
+        self.refresh()
         if self._remove_hooks is None:
             self._remove_hooks = weakref.finalize(self, _global_hooks(weakref.ref(self)).close)
 
     def remove(self, observer: SiteObserver) -> None:
         """Stops telling an observer; with the last one the hooks go."""
-        if observer in self._observers:
-            self._observers.remove(observer)
+        self._observers = [own for own in self._observers if own() not in (None, observer)]
+        self._close_if_idle()
+
+    def _forget(self, observer: weakref.ref[SiteObserver]) -> None:
+        """An observer has been deleted without a word."""
+        self._observers = [own for own in self._observers if own is not observer]
+        self._close_if_idle()
+
+    def _close_if_idle(self) -> None:
         if not self._observers and self._remove_hooks is not None:
             self._remove_hooks()
             self._remove_hooks = None
@@ -177,19 +199,29 @@ class ForwardTap:
         """What is known of every module of the model, by its id."""
         return self._infos
 
-    def _refresh(self) -> None:
+    def refresh(self) -> None:
         """Looks at the model's modules anew: what they are, and who measures them from the outside."""
         model = self._model()
         if model is None:
             return
         self._end_forward()  # a forward that was broken off (Ctrl-C) may have left it open
+        self._foreign.clear()
+        self._survey(model)
+
+    def _survey(self, model: nn.Module) -> None:
         self._infos, self._followed = {}, {}
+        present = {id(module): module for module in model.modules()}
+        gone = {number for number, own in self._modules.items() if own() is not present.get(number)}
+        self._modules = {number: weakref.ref(module) for number, module in present.items()}
+        self._keys = {key: None for key in self._keys if key.module not in gone}
+        self._most_calls = {number: most for number, most in self._most_calls.items() if number not in gone}
+        observers = self._alive()
         for module, names in module_names(model).items():
             activation_fn = recognised_module(module)
             if activation_fn is not None and not activation_fn.calls:
-                whole_for = tuple(self._observers)  # a registered class that torch does not know
+                whole_for = frozenset(map(id, observers))  # a registered class that torch does not know
             else:
-                whole_for = tuple(o for o in self._observers if o.chooses_module(module, names))
+                whole_for = frozenset(id(o) for o in observers if o.chooses_module(module, names))
             info = ModuleInfo(
                 type(module), names, activation_fn, whole_for, _opaque(module), isinstance(module, _FUSING)
             )
@@ -200,17 +232,22 @@ class ForwardTap:
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """A module's forward begins."""
         info = self._followed.get(id(module))
+        if info is None and self._live and id(module) not in self._infos:
+            info = self._late(module)
         if info is None or _is_recomputing():
             if self._live and isinstance(module, _FUSING):  # a module that is not the model's own
                 self._step_aside(module)
             return
         if self._depth:
             if threading.get_ident() != self._thread:
+                self._note("forwards in other threads", "another forward of the model was running at the same time")
                 return
-            if module is self._model():
+            if module is self._model() and not _is_inside_itself(module):
                 self._end_forward()  # Ctrl-C has broken off the last forward
         if self._depth == 0:
             self._begin_forward()
+            if self._live and module is not self._model():
+                self._note_outside(info)
         self._depth += 1
         if self._live:
             self._push(module, info, args)
@@ -225,15 +262,41 @@ class ForwardTap:
                 self._suspended_by = module
                 self._leave_mode()
 
+    def _late(self, module: nn.Module) -> ModuleInfo | None:
+        """What is known of a module that has been put into the model since it was looked at."""
+        if id(module) in self._foreign:
+            return None
+        model = self._model()
+        if model is not None and any(own is module for own in model.modules()):
+            self._survey(model)
+        else:
+            self._foreign.add(id(module))
+        return self._followed.get(id(module))
+
+    def _note(self, what: str, reason: str) -> None:
+        for observer in self._live:
+            observer.note(what, reason)
+
+    def _note_outside(self, info: ModuleInfo) -> None:
+        model = self._model()
+        holds_models = isinstance(model, (nn.ModuleDict, nn.ModuleList)) or hasattr(model, "training_step")  # Lightning
+        if holds_models and "." not in info.names[0] and info.activation_fn is None:
+            return  # a model in a module that is made to hold some
+        self._note(
+            f"{type(model).__name__} outside its forward",
+            f"parts of it were called there ({info.names[0]}, ...): function calls between them are not seen, and "
+            "several calls of one part count as one site",
+        )
+
     def _push(self, module: nn.Module, info: ModuleInfo, args: tuple[Any, ...]) -> None:
         identity, stack = id(module), self._stack
         number = self._calls.get(identity, 0)
         self._calls[identity] = number + 1
         if number >= self._most_calls.get(identity, 0):
             self._most_calls[identity] = number + 1
-        frame = _Frame(module, info, number, stack[-1].hidden_from if stack else ())
+        frame = _Frame(module, info, number, stack[-1].hidden_from if stack else frozenset())
         if info.whole_for:
-            frame.hidden_from = (*frame.hidden_from, *info.whole_for)
+            frame.hidden_from = frame.hidden_from | info.whole_for
             if args and isinstance(args[0], Tensor):
                 frame.pre_activation = args[0]
                 frame.version = _version(args[0])
@@ -271,7 +334,7 @@ class ForwardTap:
         unit_dim = self.axes.of(before)
         parameters = {**dict(zip(known.positional, args[1:], strict=False)), **kwargs} if args[1:] else kwargs
         pre_activation = before
-        if known.in_place or parameters.get("inplace"):
+        if known.in_place or parameters.get("inplace") or "out" in kwargs:
             wanted = any(observer.needs_pre_activation(known.activation_fn) for observer in observers)
             pre_activation = before.detach().clone() if wanted and isinstance(before, Tensor) else None
         result = function(*args, **kwargs)
@@ -288,11 +351,14 @@ class ForwardTap:
         if not self._stack:
             return ()
         hidden_from = self._stack[-1].hidden_from
-        return tuple(observer for observer in self._live if observer not in hidden_from) if hidden_from else self._live
+        return tuple(own for own in self._live if id(own) not in hidden_from) if hidden_from else self._live
+
+    def _alive(self) -> list[SiteObserver]:
+        return [observer for own in self._observers if (observer := own()) is not None]
 
     def _begin_forward(self) -> None:
         self._thread = threading.get_ident()
-        self._live = tuple(observer for observer in self._observers if observer.wants_forward())
+        self._live = () if _is_recording() else tuple(own for own in self._alive() if own.wants_forward())
         if self._live:
             self._calls.clear()
             self._enter_mode()
@@ -317,14 +383,14 @@ class ForwardTap:
 
     def _emit_whole(self, frame: _Frame, output: Any) -> None:
         result = _first_tensor(output)
-        observers = tuple(observer for observer in frame.info.whole_for if observer in self._live)
-        outer = self._stack[-1].hidden_from if self._stack else ()
-        observers = tuple(observer for observer in observers if observer not in outer)
+        outer = self._stack[-1].hidden_from if self._stack else frozenset()
+        own = frame.info.whole_for - outer
+        observers = tuple(observer for observer in self._live if id(observer) in own)
         if result is None or not observers:
             return
         before = frame.pre_activation
-        if before is not None and frame.version != _version(before):
-            before = None  # overwritten in place
+        if before is not None and _is_overwritten(before, frame.version, result):
+            before = None
         unit_dim = self.axes.of(result)
         if unit_dim == -1 and before is not None and before.ndim == result.ndim:
             unit_dim = self.axes.of(before)
@@ -353,8 +419,21 @@ def _is_fused(module: nn.Module) -> bool:
     """Whether torch may compute a fusing module in one kernel now, which it would not do below a function mode."""
     if module.training:
         return False
-    first = module.layers[0] if isinstance(module, nn.TransformerEncoder) else module
-    return not (torch.is_grad_enabled() and any(parameter.requires_grad for parameter in first.parameters()))
+    if not torch.is_grad_enabled():
+        return True
+    return not any(parameter.requires_grad for parameter in _checked(module))
+
+
+def _checked(module: Any) -> Iterator[nn.Parameter]:
+    """The parameters of which torch asks that none has a gradient."""
+    if isinstance(module, nn.TransformerEncoder):
+        module = module.layers[0]
+    yield from (own for name in _OWN_PARAMETERS if isinstance(own := getattr(module, name, None), nn.Parameter))
+    for part in (getattr(module, name, None) for name in _PARTS):
+        if isinstance(part, nn.MultiheadAttention):
+            yield from _checked(part)
+        elif isinstance(part, nn.Module):
+            yield from part.parameters(recurse=False)
 
 
 def _opaque(module: nn.Module) -> str:
@@ -395,6 +474,27 @@ def _is_inert(module: nn.Module, activation_fn: Activation | None) -> bool:
     if activation_fn is not None or not type(module).__module__.startswith("torch.nn.modules."):
         return False
     return next(module.children(), None) is None
+
+
+def _is_recording() -> bool:
+    """Whether operations are written down as a graph (``make_fx``) and not for their results."""
+    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
+
+
+def _is_inside_itself(module: nn.Module) -> bool:
+    """Whether a module's call, just begun, stands inside another call of the same module."""
+    code, calls = nn.Module._call_impl.__code__, 0
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and calls < 2:
+        calls += frame.f_code is code and frame.f_locals.get("self") is module
+        frame = frame.f_back
+    return calls > 1
+
+
+def _is_overwritten(before: Tensor, version: int, result: Tensor) -> bool:
+    if before.is_inference():  # does not count its versions
+        return before.untyped_storage().data_ptr() == result.untyped_storage().data_ptr()
+    return before._version != version
 
 
 def _version(tensor: Tensor) -> int:

@@ -22,18 +22,21 @@ _CONVOLUTIONS = _named(
 _CHANNEL_NORMS = _named("batch_norm", "instance_norm", "group_norm")
 _STARTING = _CONVOLUTIONS | _CHANNEL_NORMS
 _RESHAPES = _named("view", "reshape", "flatten", "unflatten", "view_as", "reshape_as", "squeeze", "unsqueeze")
-_MIXERS = _named(
-    "permute", "transpose", "transpose_", "movedim", "moveaxis", "swapaxes", "swapdims", "t", "linear", "matmul",
-    "__matmul__", "__rmatmul__", "mm", "bmm", "einsum", "tensordot", "scaled_dot_product_attention", "adjoint",
+_PERMUTATIONS = _named(
+    "permute", "transpose", "transpose_", "movedim", "moveaxis", "swapaxes", "swapdims", "t", "adjoint",
 ) | {getattr(torch.Tensor, name).__get__ for name in ("T", "mT", "H", "mH")}  # fmt: skip
+_MIXERS = _named(
+    "linear", "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "einsum", "tensordot",
+    "scaled_dot_product_attention",
+)  # fmt: skip
 
 
 class ChannelAxes:
     """Remembers, during one forward, which tensors have their channels on another axis than the last.
 
     A convolution gives its output a channel axis, so does a norm over channels of three or more dimensions; everything
-    that keeps the shape (pooling, dropout, residual sums, concatenation) hands it on; what reorders the axes, and
-    matrix products, drop it. Tensors are held weakly.
+    that keeps the shape (pooling, dropout, residual sums, concatenation) hands it on, what reorders the axes moves it,
+    matrix products drop it. Tensors are held weakly.
     """
 
     def __init__(self) -> None:
@@ -45,10 +48,7 @@ class ChannelAxes:
 
     def of(self, tensor: Any) -> int:
         """The axis of the units, negative; -1 unless the tensor comes from a convolution."""
-        if not self._axes:
-            return -1
-        entry = self._axes.get(id(tensor))
-        return entry[1] if entry is not None and entry[0]() is tensor else -1
+        return self._known(tensor) or -1
 
     def concerns(self, function: Callable[..., Any]) -> bool:
         """Whether there can be anything to note of a call of this function."""
@@ -63,16 +63,35 @@ class ChannelAxes:
         elif function in _CHANNEL_NORMS:
             if isinstance(result, Tensor) and result.ndim >= 3:
                 self._mark(result, 1 - result.ndim)
+        elif self._axes and function in _PERMUTATIONS:
+            self._move(function, args, kwargs, result)
         elif self._axes and function not in _MIXERS:
-            self._inherit(function, args, result)
+            self._inherit(function, (*args, *kwargs.values()), result)
+
+    def _known(self, tensor: Any) -> int | None:
+        """The axis that a tensor has from a convolution; None if it comes from none."""
+        entry = self._axes.get(id(tensor)) if self._axes else None
+        return entry[1] if entry is not None and entry[0]() is tensor else None
+
+    def _move(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """Lets the function itself say where it puts the axis, with a tensor without elements."""
+        source = args[0] if args else kwargs.get("input")
+        axis = self._known(source)
+        if axis is None or not isinstance(source, Tensor):
+            return
+        shape = [0] * source.ndim
+        shape[axis] = 1
+        inputs = {name: value for name, value in kwargs.items() if name != "input"}
+        moved = function(torch.empty(shape, device="meta", dtype=source.dtype), *args[1:], **inputs)
+        self._mark(result, moved.shape.index(1) - moved.ndim)
 
     def _inherit(self, function: Callable[..., Any], args: tuple[Any, ...], result: Any) -> None:
         results = result if isinstance(result, (tuple, list)) else (result,)
         if not any(isinstance(tensor, Tensor) for tensor in results):
             return
         for source in _tensors(args):
-            axis = self.of(source)
-            if axis == -1:
+            axis = self._known(source)
+            if axis is None:
                 continue
             lead = source.ndim + axis + 1  # dimensions up to the channels
             for tensor in results:
@@ -86,7 +105,7 @@ class ChannelAxes:
             return
 
     def _mark(self, tensor: Any, axis: int) -> None:
-        if isinstance(tensor, Tensor) and axis != -1:
+        if isinstance(tensor, Tensor):
             self._axes[id(tensor)] = (weakref.ref(tensor), axis)
 
 

@@ -52,6 +52,7 @@ class SiteCollector(Collector, Generic[S]):
         self._restored: dict[str, S] = {}
         self._failed: dict[SiteKey, str] = {}
         self._lost: dict[str, str] = {}
+        self._notes: dict[str, str] = {}
         self._said: set[str] = set()
         self._precedence = 0
         self._forwards = 0
@@ -94,6 +95,7 @@ class SiteCollector(Collector, Generic[S]):
         if precedence > self._precedence:
             self._precedence = precedence
             self._statistics.clear()
+            self._restored.clear()
             self._every.reset()
         self._forwards += 1
         return self._every(self.clock())
@@ -136,6 +138,10 @@ class SiteCollector(Collector, Generic[S]):
             self._said.add(name)
             logger.warning("%s gives up %s: %s", type(self).__name__, name, self._failed[key])
 
+    def note(self, what: str, reason: str) -> None:
+        """Keeps what could not be seen and is no site, for the coverage."""
+        self._notes.setdefault(what, reason)
+
     def unit_dim(self, call: SiteCall) -> int:
         """The axis of the units in a call, as chosen or by the rule, counted from the end."""
         if self._unit_dim is None:
@@ -161,8 +167,11 @@ class SiteCollector(Collector, Generic[S]):
         self._restored = {}
         self._failed = {}
         self._lost = {}
+        self._notes.clear()
         self._precedence = 0
         self._forwards = 0
+        if self.started:
+            self._tap.refresh()
 
     def _watch(self) -> None:
         self._tap.add(self)
@@ -172,10 +181,11 @@ class SiteCollector(Collector, Generic[S]):
 
     def _window(self) -> dict[str, S]:
         """The window's statistics by name, those of a restored window merged in."""
-        window: dict[str, S] = dict(self._restored)
+        failed = self._failures()
+        window: dict[str, S] = {name: item for name, item in self._restored.items() if name not in failed}
         for key, label in self._tap.labels().items():
             statistic = self._statistics.get(key)
-            if statistic is None or not self._selects(label, key):
+            if statistic is None or label in failed or not self._selects(label, key):
                 continue
             if label in window:
                 restored = self._restore(window[label].state_dict())
@@ -217,6 +227,7 @@ class SiteCollector(Collector, Generic[S]):
         for key, label in labels.items():
             if label not in seen and self._selects(label, key):
                 unseen.setdefault(label, "it was called before, but with no values in this window")
+        unseen.update(self._notes)
         if not seen and not unseen:
             unseen[type(self.model).__name__] = self._why_nothing()
             if not self._warned:
@@ -255,7 +266,7 @@ class SiteCollector(Collector, Generic[S]):
 
     def _state(self) -> dict[str, Any]:
         sites = {name: statistic.state_dict() for name, statistic in self._window().items()}
-        return {"sites": sites, "ticks": self._every.count, "precedence": self._precedence}
+        return {"sites": sites, "failed": self._failures(), "ticks": self._every.count, "precedence": self._precedence}
 
     def _failures(self) -> dict[str, str]:
         labels = self._tap.labels()
@@ -275,6 +286,7 @@ class SiteCollector(Collector, Generic[S]):
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
         self._restored = {name: self._restore(item) for name, item in state["sites"].items()}
+        self._lost = dict(state["failed"])
         self._precedence = int(state["precedence"])
         self._every.count = state["ticks"]
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import weakref
 from collections.abc import Callable
+from typing import Any, cast
 
 from ignite.engine import Engine
 
@@ -26,7 +27,7 @@ def listen(engine: Engine, listener: Listener) -> None:
     listeners = _listeners.setdefault(engine, [])
     listeners.append(weakref.WeakMethod(listener))
     if _METHOD not in vars(engine) and hasattr(engine, _METHOD):
-        setattr(engine, _METHOD, _telling(weakref.ref(engine)))
+        setattr(engine, _METHOD, _Telling(engine))
 
 
 def forget(engine: Engine, listener: Listener) -> None:
@@ -37,9 +38,20 @@ def forget(engine: Engine, listener: Listener) -> None:
         vars(engine).pop(_METHOD, None)
 
 
-def _telling(engine: weakref.ref[Engine]) -> Callable[[BaseException], None]:
-    def handle(error: BaseException) -> None:
-        own = engine()
+class _Telling:
+    """Stands in for the method of one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = weakref.ref(engine)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        """A copy of the engine has no listeners: it gets the method itself."""
+        engine = self._engine()
+        copied = memo.get(id(engine))
+        return getattr(type(copied), _METHOD).__get__(copied) if copied is not None else _Telling(cast(Engine, engine))
+
+    def __call__(self, error: BaseException) -> None:
+        own = self._engine()
         if own is None:
             raise error
         if not isinstance(error, GeneratorExit):  # an interrupted run that is given up: no error
@@ -51,5 +63,3 @@ def _telling(engine: weakref.ref[Engine]) -> Callable[[BaseException], None]:
                 except Exception:  # the user's exception is the one to be seen
                     logger.warning("the unfinished window could not be reported", exc_info=True)
         getattr(type(own), _METHOD)(own, error)
-
-    return handle

@@ -1,0 +1,296 @@
+"""Forwards that are not simply ``model(x)``, and graphs that are recorded."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import io
+import threading
+import warnings
+import weakref
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from ignite.engine import Engine, Events
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.nn.modules import module as torch_module
+
+from ignite_act import EpochRecorder, GradientStats
+from ignite_act.collect import ActivationCollector, DeadUnitCollector
+
+
+class Methods(nn.Module):
+    """Has its own forward, and a method that people call instead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.relu = nn.Linear(4, 6), nn.Linear(6, 6), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.silu(self.encode(x))
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.relu(self.second(self.relu(self.first(x))))
+
+
+def test_parts_called_outside_the_forward_are_said() -> None:
+    """What ``model.encode(x)`` calls is not seen as one forward: the coverage says so; through ``model(x)`` it is."""
+    model = Methods()
+    with DeadUnitCollector(model) as collector:
+        model.encode(torch.randn(3, 4))
+        collector.finish()
+        assert "function calls between them are not seen" in collector.coverage.unseen["Methods outside its forward"]
+        model(torch.randn(3, 4))
+        assert list(collector.finish()) == ["relu", "relu#2", "silu"]
+        assert collector.coverage.unseen == {}
+
+
+def test_the_models_of_a_container_are_called_by_themselves() -> None:
+    """The parts of a ``ModuleDict`` that holds several models are forwards of their own."""
+    parts = nn.ModuleDict({"one": nn.Sequential(nn.Linear(2, 2), nn.ReLU()), "two": nn.Sequential(nn.ReLU())})
+    with DeadUnitCollector(parts) as collector:
+        parts["two"](parts["one"](torch.randn(3, 2)))
+        assert list(collector.finish()) == ["one.1", "two.0"]
+        assert collector.coverage.unseen == {}
+
+
+class LayerNorm2d(nn.LayerNorm):
+    """As in ConvNeXt: channels go to the last axis and back."""
+
+    def __init__(self, channels: int, way: str) -> None:
+        super().__init__(channels)
+        self.way = way
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.way == "permute":
+            return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        if self.way == "movedim":
+            return super().forward(torch.movedim(x, 1, -1)).movedim(-1, 1)
+        return super().forward(x.transpose(1, 3)).transpose(1, -1)
+
+
+@pytest.mark.parametrize("way", ["permute", "movedim", "transpose"])
+def test_channels_are_followed_through_permutations(way: str) -> None:
+    """A channel stays a unit when its axis is moved away and back."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), LayerNorm2d(16, way), nn.ReLU())
+    with torch.no_grad():
+        model[1].bias[:4] = -100.0
+    x = torch.randn(2, 3, 12, 10)
+    with DeadUnitCollector(model) as collector:
+        y = model(x)
+        row = collector.finish()["2"]
+    assert row["units"] == 16
+    assert row["indices"] == (y.amax((0, 2, 3)) == 0).nonzero().flatten().tolist() == [0, 1, 2, 3]
+
+
+def test_channels_are_followed_through_keywords() -> None:
+    """``torch.cat(tensors=...)`` and ``torch.add(input=...)`` hand the axis on like their positional forms."""
+
+    class Keywords(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            z = self.conv(x)
+            return F.relu(torch.cat(tensors=[torch.add(input=z, other=1.0), z], dim=1))
+
+    model = Keywords()
+    with DeadUnitCollector(model) as collector:
+        model(torch.randn(2, 3, 9, 9))
+        assert collector.finish()["relu"]["units"] == 16
+
+
+@pytest.mark.parametrize("how", ["jit", "make_fx"])
+def test_a_graph_can_be_recorded_in_an_open_window(how: str) -> None:
+    """Tracing a watched model gives what it gives without watching, and counts nothing."""
+    model = nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    x = torch.randn(5, 3)
+
+    def record() -> str:
+        if how == "jit":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # it is on its way out
+                return str(torch.jit.trace(model, x, check_trace=False).graph)
+        return str(make_fx(model)(x).graph)
+
+    expected = record()
+    with EpochRecorder(model, every=1) as recorder:
+        assert record() == expected
+        assert recorder.finish().activations == {}
+
+
+class Recursive(nn.Module):
+    """Calls itself on half of the batch (test-time augmentation, trees)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.relu = nn.Linear(4, 4), nn.ReLU()
+
+    def forward(self, x: Tensor, depth: int = 1) -> Tensor:
+        y = self.relu(self.layer(x))
+        if depth:
+            y = y + self(x, depth - 1)
+        return torch.sigmoid(y)
+
+
+def test_a_model_that_calls_itself() -> None:
+    """The inner call is part of the outer forward, of which nothing is lost."""
+    model, x = Recursive(), torch.randn(3, 4)
+    with ActivationCollector(model) as collector:
+        model(x)
+        rows = collector.finish()
+    assert sum(row["count"] for name, row in rows.items() if name.startswith("relu")) == 2 * 12
+    assert sum(row["count"] for name, row in rows.items() if name.startswith("sigmoid")) == 2 * 12
+
+
+def test_modules_that_are_put_into_the_model_later() -> None:
+    """A module that replaces another between two windows, or appears within one, is known by its name."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU())
+    with DeadUnitCollector(model) as collector:
+        model(torch.randn(2, 4))
+        assert list(collector.finish()) == ["1"]
+        model[1] = nn.Tanh()
+        model.append(nn.Sequential(nn.Linear(6, 5), nn.GELU()))
+        model(torch.randn(2, 4))
+        model.append(nn.ELU())
+        model(torch.randn(2, 4))
+        assert list(collector.finish()) == ["1", "2.1", "3"]
+        assert collector.coverage.unseen == {}
+
+
+class Varying(nn.Module):
+    """Has another number of units in every call."""
+
+    def forward(self, x: Tensor, units: int) -> Tensor:
+        return F.relu(x[:, :units])
+
+
+@pytest.mark.parametrize("when", ["before the save", "after the restore"])
+def test_a_site_that_was_given_up_stays_so_in_a_restored_window(when: str) -> None:
+    """A part of a window is never published as the whole."""
+    model, x = Varying(), torch.randn(3, 8)
+    with DeadUnitCollector(model) as collector:
+        model(x, 6)
+        if when == "before the save":
+            model(x, 5)
+        state = collector.state_dict()
+    with DeadUnitCollector(model) as restored:
+        restored.stop()
+        restored.load_state_dict(state)
+        restored.start()
+        model(x, 6 if when == "before the save" else 5)
+        model(x, 5 if when != "before the save" else 6)
+        model(x, 6)
+        rows = restored.finish()
+    assert rows == {} or when == "after the restore"
+    assert not set(rows) & set(restored.coverage.unseen)
+
+
+def test_a_window_of_evaluation_that_was_restored_gives_way_to_training() -> None:
+    """Forwards in training mode drop what a restored window has of evaluation."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU())
+    with ActivationCollector(model) as collector:
+        model.eval()(torch.randn(8, 4))
+        state = collector.state_dict()
+    collector.load_state_dict(state)
+    with collector:
+        model.train()(torch.randn(3, 4))
+        assert collector.finish()["1"]["count"] == 18
+
+
+def test_hooks_go_with_a_recorder_that_is_dropped() -> None:
+    """Deleting an open recorder, or the trainer of a run that was interrupted, takes the hooks away."""
+    before = len(torch_module._global_forward_hooks)
+    parts = nn.ModuleDict({"one": nn.Sequential(nn.Linear(2, 2), nn.ReLU())})
+    recorder = EpochRecorder(parts)
+    recorder.start()
+    container = weakref.ref(parts)
+    del recorder, parts
+    gc.collect()
+    assert container() is None
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    trainer = Engine(lambda engine, batch: model(torch.randn(2, 2)))
+    recorder_of_trainer = GradientStats(model).attach(trainer)
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(once=1), trainer.interrupt)
+    trainer.run(range(3))
+    del trainer, recorder_of_trainer
+    gc.collect()
+    assert len(torch_module._global_forward_hooks) == before
+
+
+def test_a_frozen_attention_with_something_trainable_inside_is_not_changed() -> None:
+    """torch looks at the attention's own parameters alone before it fuses: so must we, or its output changes."""
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(8, 2, batch_first=True).requires_grad_(False).eval()
+    attention.out_proj.adapter = nn.Linear(8, 8)
+    x = torch.randn(3, 5, 8)
+    model = nn.Sequential(nn.ReLU())
+    model.attention = attention
+    model.forward = lambda x: attention(model[0](x), x, x, need_weights=False)[0]  # type: ignore[method-assign]
+    expected = model(x)
+    with ActivationCollector(model):
+        assert torch.equal(model(x), expected)
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_a_result_written_into_the_input_is_judged_by_the_input(mode: Any) -> None:
+    """``torch.sigmoid(x, out=x)`` is in place, whatever the mode."""
+
+    class Out(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.sigmoid(x, out=x)
+
+    model, x = Out(), torch.tensor([[-9.0, 0.0, 9.0, 1.0]])
+    with mode(), ActivationCollector(model) as collector:
+        model(x.clone())
+        assert collector.finish()["sigmoid"]["saturated_fraction"] == 0.5
+
+
+def test_forwards_in_two_threads_at_once_are_said() -> None:
+    """What a second thread computes meanwhile is not measured, and the coverage says so."""
+    inside, done = threading.Event(), threading.Event()
+
+    class Waits(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            if threading.current_thread() is threading.main_thread():
+                inside.set()
+                assert done.wait(10)
+            return F.relu(x)
+
+    model = Waits()
+
+    def other() -> None:
+        inside.wait(10)
+        model(torch.ones(2, 2))
+        done.set()
+
+    with ActivationCollector(model) as collector:
+        thread = threading.Thread(target=other)
+        thread.start()
+        model(torch.ones(2, 2))
+        thread.join()
+        assert collector.finish()["relu"]["count"] == 4
+        assert "forwards in other threads" in collector.coverage.unseen
+
+
+def test_a_copied_engine_answers_for_its_own_exceptions() -> None:
+    """A deepcopy of a watched engine does not ask the original's handlers."""
+
+    def fail(engine: Engine, batch: int) -> None:
+        raise ValueError("boom")
+
+    model, trainer, asked = nn.Linear(2, 2), Engine(fail), []
+    with GradientStats(model).attach(trainer):
+        copied = copy.deepcopy(trainer)
+        trainer.add_event_handler(Events.EXCEPTION_RAISED, lambda engine, error: asked.append(error))
+        with pytest.raises(ValueError, match="boom"):
+            copied.run([0])
+        trainer.run([0])
+    assert len(asked) >= 1
+    torch.save(model.state_dict(), io.BytesIO())
