@@ -33,6 +33,7 @@ class _Followed:
     every: Every
     wanted: bool
     owned: list[int] = field(default_factory=list)  # ids of its parameters
+    layers: object = None  # the layers as they were when the parameters were looked up
     parameters: list[tuple[int, nn.Parameter]] = field(default_factory=list)  # with the indices of their layers
     skipped: int | Tensor = 0
 
@@ -69,6 +70,7 @@ class GradientCollector(Collector):
         self._optimizers = [weakref.ref(item) for item in several] if optimizer is not None else None
         self._tap = StepTap(self)
         self._layers: dict[int, _Layer] = {}  # id of the parameter -> layer
+        self._outside: set[int] = set()  # ids of parameters of optimizers that the model has not
         self._statistic: Magnitude | None = None
         self._scratch: Tensor | None = None
         self._steps = 0
@@ -135,10 +137,12 @@ class GradientCollector(Collector):
             followed = self._followed[optimizer] = _Followed(Every(self._every.n), self._wants(optimizer))
             followed.every.count = ticks
         owned = [id(p) for group in optimizer.param_groups for p in group["params"]]
-        if followed.owned != owned:  # parameters may be added and replaced at any time
-            if not self._model_parameters.issuperset(owned):
+        if followed.owned != owned or followed.layers is not self._layers:
+            unknown = set(owned) - self._model_parameters - self._outside
+            if unknown:  # parameters may be added and replaced at any time
                 self._look()
-            followed.owned = owned
+                self._outside |= unknown - self._model_parameters
+            followed.owned, followed.layers = owned, self._layers
             pairs = [(self._layers[id(p)].index, p) for p in _parameters(optimizer) if id(p) in self._layers]
             followed.parameters = pairs if followed.wanted else []
             if pairs and not followed.wanted:
@@ -154,8 +158,8 @@ class GradientCollector(Collector):
 
     def _inside_another(self, optimizer: Optimizer, followed: _Followed) -> bool:
         """Whether the step is part of the step of another optimizer of the same parameters, which counts."""
-        outer = (self._followed.get(other) for other in self._tap.in_progress if other is not optimizer)
-        return any(other is not None and set(other.owned) >= set(followed.owned) for other in outer)
+        outer = (self._followed.get(other) for other in self._tap.around(optimizer))
+        return any(other is not None and other.wanted and set(other.owned) >= set(followed.owned) for other in outer)
 
     def _begin(self) -> None:
         super()._begin()
@@ -163,6 +167,7 @@ class GradientCollector(Collector):
         self._statistic = None
         self._steps = 0
         self._others.clear()
+        self._outside.clear()
         self._trouble = ""
         self._followed.clear()
         self._ticks = []
@@ -175,7 +180,7 @@ class GradientCollector(Collector):
         owners = {id(parameter): module for module in model.modules() for parameter in module.parameters(recurse=False)}
         self._model_parameters = {id(parameter) for parameter in model.parameters()}
         modules = dict(model.named_modules(remove_duplicate=False))
-        before = {layer.name: layer.index for layer in self._layers.values()}
+        before, old = {layer.name: layer.index for layer in self._layers.values()}, self._layers
         self._layers = {}
         self._labels: list[tuple[str, type[nn.Module]]] = []  # every name that a pattern may fit
         for full_name, parameter in model.named_parameters():
@@ -191,11 +196,12 @@ class GradientCollector(Collector):
             self._labels += labels
             if self._selects(labels, parameter):
                 self._layers[id(parameter)] = _Layer(layer, len(self._layers), max(parameter.numel(), 1))
-        if self._statistic is not None and before != {layer.name: layer.index for layer in self._layers.values()}:
-            self._statistic = self._statistic.rearranged([before.get(layer.name) for layer in self._layers.values()])
+        if self._layers == old:
+            self._layers = old
+            return
         self._scratch = None
-        for followed in self._followed.values():
-            followed.owned = []
+        if self._statistic is not None:
+            self._statistic = self._statistic.rearranged([before.get(layer.name) for layer in self._layers.values()])
 
     def _selects(self, labels: list[tuple[str, type[nn.Module]]], parameter: nn.Parameter) -> bool:
         if self._patterns is None:

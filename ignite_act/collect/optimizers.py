@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
+import sys
 import weakref
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, Protocol
 
 import torch
@@ -51,11 +53,11 @@ class StepTap:
         if self._remove_hooks is None:
             self._remove_hooks = weakref.finalize(self, _hooks(self._observer, self._in_progress).close)
 
-    @property
-    def in_progress(self) -> list[Optimizer]:
-        """The optimizers whose steps have begun and not ended, the outermost first."""
-        alive = (own() for own in self._in_progress)
-        return [optimizer for optimizer in alive if optimizer is not None]
+    def around(self, optimizer: Optimizer) -> list[Optimizer]:
+        """The optimizers inside whose steps a step that has just begun takes place, the outermost first."""
+        alive = [other for own in self._in_progress if (other := own()) is not None]
+        outer = alive[: alive.index(optimizer)] if optimizer in alive else alive
+        return [other for other in outer if _is_being_called(other)]  # others have raised in their steps
 
     def close(self) -> None:
         """Takes the hooks away; doing it twice is fine."""
@@ -115,6 +117,16 @@ def _hooks(observer: weakref.ref[StepObserver], in_progress: list[weakref.ref[Op
     _watch_scalers()
     hooks.callback(_forget_listener, skipped)
     return hooks
+
+
+def _is_being_called(optimizer: Optimizer) -> bool:
+    """Whether a method of an optimizer is being executed."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_locals.get("self") is optimizer:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _leave(in_progress: list[weakref.ref[Optimizer]], optimizer: Optimizer) -> None:

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, Optimizer
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from ignite_act.collect import GradientCollector
 from ignite_act.testing import FunctionalMLP, LinearModel, ResidualCNN, SharedReLU, batches
@@ -33,17 +34,20 @@ class Twin:
     """Notes every weight's gradient by hand, and averages as the design says."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.weights = {name.removesuffix(".weight"): p for name, p in model.named_parameters() if p.ndim > 1}
+        self.model = model
         self.steps: dict[str, list[tuple[float, float]]] = {}
 
+    def names(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name.removesuffix(".weight"), parameter) for name, parameter in self.model.named_parameters()]
+
     def note(self) -> None:
-        for name, parameter in self.weights.items():
-            if parameter.grad is not None:
+        for name, parameter in self.names():
+            if parameter.grad is not None and parameter.ndim > 1:
                 size = parameter.grad.abs().double()
                 self.steps.setdefault(name, []).append((size.mean().item(), size.max().item()))
 
     def check(self, rows: dict[str, dict[str, Any]]) -> None:
-        assert list(rows) == [name for name in self.weights if name in self.steps]
+        assert list(rows) == [name for name, _ in self.names() if name in self.steps]
         for name, steps in self.steps.items():
             assert rows[name]["mean_abs"] == pytest.approx(sum(mean for mean, _ in steps) / len(steps), rel=ROUND_OFF)
             assert rows[name]["max_abs"] == pytest.approx(max(peak for _, peak in steps), rel=ROUND_OFF)
@@ -468,3 +472,266 @@ def test_lazy_layers_are_measured_from_their_first_step() -> None:
         model(torch.randn(4, 5)).sum().backward()
         optimizer.step()
         assert {name: row["steps"] for name, row in collector.finish().items()} == {"0": 1, "2": 1}
+
+
+def test_a_lazy_layer_that_takes_shape_late_moves_no_numbers() -> None:
+    """A lazy layer used for the first time amid a window has its own row, and the others keep theirs."""
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"late": nn.LazyLinear(4), "first": nn.Linear(6, 8), "second": nn.Linear(8, 4)})
+    optimizer, twin = SGD(model.parameters(), lr=0.1), Twin(model)
+    with GradientCollector(model) as collector:
+        for number in range(4):
+            x = torch.randn(9, 6)
+            optimizer.zero_grad()
+            y = model["second"](model["first"](x).relu()) + (model["late"](x) if number > 1 else 0.0)
+            y.pow(2).mean().backward()
+            twin.note()
+            optimizer.step()
+        rows = collector.finish()
+    twin.check(rows)
+    assert {name: row["steps"] for name, row in rows.items()} == {"late": 2, "first": 4, "second": 4}
+    assert not collector.coverage.unseen
+
+
+@pytest.mark.parametrize(("change", "steps"), [("replaced", {"0": 4, "1": 4}), ("added", {"0": 4, "1": 4, "2": 3})])
+def test_layers_that_come_amid_a_window_are_read(change: str, steps: dict[str, int]) -> None:
+    """A layer that is replaced or added between two steps is measured from its first step on."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 4))
+    optimizer, twin = SGD(model.parameters(), lr=0.1), Twin(model)
+    with GradientCollector(model) as collector:
+        for number in range(4):
+            if number == 1 and change == "replaced":
+                model[1] = nn.Linear(8, 4)
+                optimizer.param_groups[0]["params"] = list(model.parameters())
+            elif number == 1:
+                model.append(nn.Linear(4, 2))
+                optimizer.add_param_group({"params": model[2].parameters()})
+            optimizer.zero_grad()
+            model(torch.randn(9, 6)).sum().mul(1 + number).backward()
+            twin.note()
+            optimizer.step()
+        rows = collector.finish()
+    twin.check(rows)
+    assert {name: row["steps"] for name, row in rows.items()} == steps
+
+
+class Around(Optimizer):
+    """An optimizer whose step is that of another one, and may fail after it."""
+
+    def __init__(self, base: Optimizer) -> None:
+        super().__init__(base.param_groups, {})
+        self.base, self.fail = base, False
+
+    def step(self, closure: Any = None) -> Any:
+        self.base.step()
+        if self.fail:
+            raise ValueError("boom")
+
+
+class SAM(Optimizer):
+    """Sharpness-aware minimisation as it is usually written: two steps around an optimizer that shares its groups."""
+
+    def __init__(self, parameters: Iterator[nn.Parameter]) -> None:
+        super().__init__(parameters, {})
+        self.base = SGD(self.param_groups, lr=0.1)
+        self.param_groups = self.base.param_groups
+
+    @torch.no_grad()
+    def first_step(self) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            self.state[parameter]["old"] = parameter.clone()
+            parameter.add_(parameter.grad)
+
+    @torch.no_grad()
+    def second_step(self) -> None:
+        for parameter in self.param_groups[0]["params"]:
+            parameter.copy_(self.state[parameter]["old"])
+        self.base.step()
+
+    def step(self, closure: Any = None) -> Any:
+        self.first_step()
+        with torch.enable_grad():
+            closure()
+        self.second_step()
+
+
+@pytest.mark.parametrize("chosen", [False, True])
+@pytest.mark.parametrize("form", ["step", "first_step and second_step"])
+def test_sam_makes_one_step_at_a_time(form: str, chosen: bool) -> None:
+    """Both uses of SAM count once a step, with the second gradient, which is the one that is used."""
+    model = seeded()
+    optimizer, twin = SAM(model.parameters()), Twin(model)
+
+    def closure() -> None:
+        optimizer.zero_grad()
+        loss_of(model, batch).backward()
+        twin.note()
+
+    with GradientCollector(model, optimizer if chosen else None) as collector:
+        for batch in batches(3):
+            optimizer.zero_grad()
+            loss_of(model, batch).backward()
+            if form == "step":
+                optimizer.step(closure)
+            else:
+                optimizer.first_step()
+                closure()
+                optimizer.second_step()
+        twin.check(collector.finish())
+    assert not collector.coverage.unseen
+
+
+def test_a_step_inside_a_step_counts_once() -> None:
+    """The step of an optimizer within that of another one with the same parameters is one step."""
+    model = LinearModel()
+    optimizer = Around(SGD(model.parameters(), lr=0.0))
+    with GradientCollector(model) as collector:
+        for value in (1.0, 5.0):
+            model.fc1.weight.grad = torch.full_like(model.fc1.weight, value)
+            optimizer.step()
+        row = collector.finish()["fc1"]
+    assert (row["mean_abs"], row["steps"]) == (3.0, 2)
+
+
+def test_an_outer_step_that_raised_is_over() -> None:
+    """After an outer optimizer's step has raised, the steps of the inner one alone count again."""
+    model = LinearModel()
+    inner = SGD(model.parameters(), lr=0.0)
+    outer = Around(inner)
+    with GradientCollector(model) as collector:
+        for value in (1.0, 4.0, 7.0):
+            model.fc1.weight.grad = torch.full_like(model.fc1.weight, value)
+            outer.fail = value == 1.0
+            with pytest.raises(ValueError, match="boom") if outer.fail else contextlib.nullcontext():
+                (outer if outer.fail else inner).step()
+        row = collector.finish()["fc1"]
+    assert (row["mean_abs"], row["steps"]) == (4.0, 3)
+
+
+def test_a_window_with_steps_of_other_optimizers_alone_names_them() -> None:
+    """If only an optimizer that is not to be followed made steps, the reason says so, not that there were none."""
+    model = seeded()
+    chosen, other = two_optimizers(model)
+    with GradientCollector(model, chosen) as collector:
+        loss_of(model, batches(1)[0]).backward()
+        other.step()
+        assert collector.finish() == {}
+    reason = "only Adam made steps, which was not to be followed"
+    assert collector.coverage.unseen == dict.fromkeys(["fc1", "fc2", "fc3"], reason)
+
+
+def test_a_lazily_negated_gradient_is_read() -> None:
+    """A gradient that is the imaginary part of a conjugate, negative by a mere flag, counts like its values."""
+    model = nn.Linear(3, 1, bias=False)
+    optimizer = SGD(model.parameters(), lr=0.0)
+    with GradientCollector(model) as collector:
+        model.weight.grad = torch.tensor([[1 + 2j, 3 - 4j, 6j]]).conj().imag
+        assert model.weight.grad.is_neg()
+        optimizer.step()
+        row = collector.finish()["weight"]
+    assert (row["mean_abs"], row["max_abs"], row["steps"]) == (4.0, 6.0, 1)
+
+
+class Unreadable(Tensor):
+    """A gradient that an optimizer can use and nobody can measure."""
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if function in {torch.abs, Tensor.abs}:
+            raise RuntimeError("boom")
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+@pytest.mark.parametrize("readable", [0, 1])
+def test_gradients_that_could_not_be_read_are_listed(readable: int) -> None:
+    """A failure to read gradients is the reason in the coverage, also if other steps of the window were read."""
+    model = LinearModel()
+    optimizer = SGD(model.parameters(), lr=0.0)
+    with GradientCollector(model) as collector:
+        for number in range(2):
+            gradient = torch.ones_like(model.fc1.weight)
+            model.fc1.weight.grad = gradient if number < readable else gradient.as_subclass(Unreadable)
+            optimizer.step()
+        assert len(collector.finish()) == readable
+    trouble = "reading its gradient failed: RuntimeError: boom"
+    names = {"fc2", "some steps"} if readable else {"fc1", "fc2", "some steps"}
+    assert collector.coverage.unseen == dict.fromkeys(names, trouble)
+
+
+@pytest.mark.parametrize("layers", ["0", nn.Linear, "?"])
+def test_a_parametrised_layer_is_selected_by_its_own_name_and_type(layers: Any) -> None:
+    """The parameters from which weight_norm makes a weight belong to the layer that has the weight."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(6, 8)), nn.ReLU())
+    optimizer, twin = SGD(model.parameters(), lr=0.1), Twin(model)
+    with GradientCollector(model, layers=layers) as collector:
+        model(torch.randn(3, 6)).sum().backward()
+        twin.note()
+        optimizer.step()
+        rows = collector.finish()
+    twin.check(rows)
+    assert list(rows) == ["0.parametrizations.weight.original0", "0.parametrizations.weight.original1"]
+    assert not collector.coverage.unseen
+
+
+def test_a_resumed_window_goes_on_counting_its_steps() -> None:
+    """Where there is no other clock, the first non-finite iteration is counted from the start of the window."""
+    model = nn.Linear(3, 2)
+    optimizer = SGD(model.parameters(), lr=0.0)
+
+    def steps(*values: float) -> None:
+        for value in values:
+            model.weight.grad = torch.full_like(model.weight, value)
+            optimizer.step()
+
+    with GradientCollector(model) as collector:
+        steps(1.0, 1.0, 1.0)
+        state = collector.state_dict()
+    resumed = GradientCollector(model)
+    resumed.load_state_dict(state)
+    with resumed:
+        steps(1.0, math.nan)
+        assert resumed.finish()["weight"]["first_nonfinite_iteration"] == 5
+
+
+def test_clipping_in_a_global_hook_is_seen() -> None:
+    """Step hooks for all optimizers run before the gradients are read, too, when they came after the collector."""
+    model = seeded()
+    optimizer, twin = SGD(model.parameters(), lr=0.1), Twin(model)
+
+    def clip(*_: Any) -> None:
+        nn.utils.clip_grad_norm_(model.parameters(), 0.05)
+        twin.note()
+
+    with GradientCollector(model) as collector:
+        handle = register_optimizer_step_pre_hook(clip)
+        try:
+            for batch in batches():
+                optimizer.zero_grad()
+                loss_of(model, batch).backward()
+                optimizer.step()
+        finally:
+            handle.remove()
+        twin.check(collector.finish())
+    assert not optimizer._optimizer_step_pre_hooks
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_narrow_default_type_does_not_narrow_the_sums(dtype: torch.dtype) -> None:
+    """Below ``torch.set_default_dtype(torch.float16)`` a large layer's mean neither overflows nor loses digits."""
+    torch.manual_seed(0)
+    model = nn.Linear(300, 400, bias=False).to(dtype)
+    optimizer, twin = SGD(model.parameters(), lr=0.0), Twin(model)
+    model.weight.grad = torch.randn(400, 300).to(dtype)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with GradientCollector(model) as collector:
+            twin.note()
+            optimizer.step()
+            rows = collector.finish()
+    finally:
+        torch.set_default_dtype(before)
+    assert rows["weight"]["nonfinite"] == 0
+    assert rows["weight"]["mean_abs"] == pytest.approx(twin.steps["weight"][0][0], rel=ROUND_OFF)

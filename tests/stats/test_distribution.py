@@ -212,3 +212,14 @@ def test_updating_never_synchronises_with_the_host() -> None:
     distribution.update(values, saturated=(values, ((-math.inf, 0.0), (1.0, 2.0))))
     distribution.update(values)
     assert distribution.count == 40
+
+
+@pytest.mark.parametrize("values", [1e6 + NORMAL, 1e4 + 1e-3 * NORMAL.double()])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_first_batch_without_finite_values_costs_no_precision(values: Tensor, bad: float) -> None:
+    """The deviation around a far mean is as exact when the first values of the stream are all NaN or infinite."""
+    first = torch.full((8,), bad, dtype=values.dtype)
+    distribution = of(first)
+    for part in values.chunk(3):
+        distribution.update(part)
+    assert_same(dict(distribution.compute()), twin(torch.cat([first, values])))

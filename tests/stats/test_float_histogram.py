@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -126,3 +127,19 @@ def test_the_state_round_trips() -> None:
     expected = source.compute()
     source.update(torch.ones(3))
     assert target.compute() == expected
+
+
+@pytest.mark.parametrize(
+    ("values", "edges", "counts"),
+    [
+        ([-1.0, -1.0, -0.96875, 1.0], [-1.03125, -1.0, -0.984375, -0.96875], [2, 0, 1]),  # Hardtanh
+        ([-3.0, -2.5], [-3.0625, -3.0], [1]),
+        ([-1.0, 0.0, 0.0], [-1.03125, -1.0], [1]),  # ELU
+    ],
+)
+def test_known_extremes_make_no_bin_without_width(values: list[float], edges: list[float], counts: list[int]) -> None:
+    """An extreme on the far edge of its bin leaves the bin its width, and zero has no sign."""
+    found, tallies = histogram(torch.tensor(values)).compute(min(values), max(values))
+    assert (found[: len(edges)], tallies[: len(counts)]) == (edges, counts)
+    assert all(low < high for low, high in itertools.pairwise(found))
+    assert all(math.copysign(1.0, edge) > 0 for edge in found if edge == 0)

@@ -22,6 +22,8 @@ TENSORS = {
     "transposed": torch.randn(7, 5, generator=G).t(),
     "scalar": torch.tensor(-2.5),
     "denormal": torch.full((3, 3), 1e-42),
+    "huge": torch.full((40, 50), -1e36),
+    "huge strided": torch.full((40, 100), 1e36)[:, ::2],
 }
 STEPS = [
     ([1.0, 3.0], [2.0, 4.0]),
@@ -190,3 +192,35 @@ def test_many_steps_are_one_mean() -> None:
     assert second["mean_abs"] == pytest.approx(means[:, 1].double().mean().item(), rel=1e-6)
     assert second["max_abs"] == 2 * means[:, 1].max().item()
     assert (first["nonfinite"], first["first_nonfinite_iteration"], first["steps"]) == (1, 71, 100)
+
+
+def test_a_mean_is_finite_wherever_every_value_is() -> None:
+    """A sum beyond the range of float32 is no non-finite step: the mean of such values is what they are."""
+    means, maxima = measure([torch.full((100, 100), 1e35)])
+    statistic = Magnitude(1)
+    statistic.update(means, maxima, iteration=1)
+    row = statistic.compute()[0]
+    assert (row["mean_abs"], row["max_abs"]) == pytest.approx((1e35, 1e35), rel=1e-6)
+    assert (row["nonfinite"], row["first_nonfinite_iteration"]) == (0, None)
+
+
+def test_rows_can_be_rearranged() -> None:
+    """Every number goes with its row, a new row is empty, and the stream goes on in the new order."""
+    first, second = numbers(of([0, 1, 2]))
+    statistic = of([0, 1, 2]).rearranged([1, None, 0])
+    assert numbers(statistic) == [second, numbers(Magnitude(1))[0], first]
+    for number in (3, 4):
+        (a, b), (c, d) = STEPS[number]
+        statistic.update(torch.tensor([b, ABSENT, a]), torch.tensor([d, ABSENT, c]), iteration=number + 1)
+    assert numbers(statistic)[::2] == numbers(of([0, 1, 2, 3, 4]))[::-1]
+
+
+def test_steps_that_were_just_read_are_rearranged_too() -> None:
+    """What has been read and is not summed yet goes with its row, too."""
+    statistic = Magnitude(2)
+    gradients = {0: torch.tensor([1.0, -3.0]), 1: torch.tensor([math.nan])}
+    if not statistic.read(gradients, 4):
+        statistic.update(*measure(list(gradients.values())), iteration=4)
+    expected = numbers(statistic.rearranged([1, 0]))
+    assert expected == numbers(statistic)[::-1]
+    assert (expected[1]["mean_abs"], expected[0]["first_nonfinite_iteration"]) == (2.0, 4)
