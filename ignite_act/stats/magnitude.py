@@ -202,9 +202,18 @@ def _by_pieces(values: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
     size = scratch.numel()
     if values.numel() <= size:
         absolute = torch.abs(values, out=scratch[: values.numel()])
-        return absolute.sum(dtype=accumulator_dtype(values.device)), absolute.amax()
+        return _sum(absolute), absolute.amax()
     totals, maxima = zip(*(_by_pieces(piece, scratch) for piece in values.split(size)), strict=True)
     return torch.stack(totals).sum(), torch.stack(maxima).amax()
+
+
+def _sum(values: Tensor) -> Tensor:
+    """The sum of float32 values; on the CPU, where that is slow, in float64 only if float32 cannot hold it."""
+    if values.is_cpu:
+        total = values.sum()
+        if math.isfinite(total.numpy()):
+            return total
+    return values.sum(dtype=accumulator_dtype(values.device))
 
 
 def _stacked(numbers: list[Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
