@@ -204,7 +204,7 @@ def _by_pieces(values: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
         absolute = torch.abs(values, out=scratch[: values.numel()])
         return _sum(absolute), absolute.amax()
     totals, maxima = zip(*(_by_pieces(piece, scratch) for piece in values.split(size)), strict=True)
-    return torch.stack(totals).sum(), torch.stack(maxima).amax()
+    return torch.stack(totals).sum(dtype=accumulator_dtype(values.device)), torch.stack(maxima).amax()
 
 
 def _sum(values: Tensor) -> Tensor:
