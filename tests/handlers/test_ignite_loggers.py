@@ -84,6 +84,16 @@ def test_the_bundle_is_a_log_handler(tmp_path: Path) -> None:
     assert histogram.bucket[1:] == report.activations["layers.1"]["counts"]
 
 
+def test_an_event_filter_chooses_the_reports(tmp_path: Path) -> None:
+    """Ignite's event filters say when a report is written."""
+    model, trainer = setup()
+    diagnostics = Diagnostics(model).attach(trainer)
+    with TensorboardLogger(log_dir=tmp_path) as logger:
+        logger.attach(trainer, diagnostics, Events.EPOCH_COMPLETED(every=2))
+        trainer.run(batches(), max_epochs=5)
+    assert [event.step for event in read(tmp_path).Scalars("gradients/layers/2")] == [2, 4]
+
+
 def test_before_the_first_report_nothing_is_written(tmp_path: Path) -> None:
     """A logger that is called early is no error."""
     model, trainer = setup()
