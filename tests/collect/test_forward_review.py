@@ -227,13 +227,23 @@ def test_hooks_go_with_a_recorder_that_is_dropped() -> None:
 
 def test_a_frozen_attention_with_something_trainable_inside_is_not_changed() -> None:
     """torch looks at the attention's own parameters alone before it fuses: so must we, or its output changes."""
+
+    class Adapted(nn.MultiheadAttention):
+        def __init__(self) -> None:
+            super().__init__(16, 2, batch_first=True)
+            self.requires_grad_(False)
+            self.adapter = nn.Parameter(torch.zeros(16, 16))
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.attention = Adapted()
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.attention(x, x, x, need_weights=False)[0] + x @ self.attention.adapter
+
     torch.manual_seed(0)
-    attention = nn.MultiheadAttention(8, 2, batch_first=True).requires_grad_(False).eval()
-    attention.out_proj.adapter = nn.Linear(8, 8)
-    x = torch.randn(3, 5, 8)
-    model = nn.Sequential(nn.ReLU())
-    model.attention = attention
-    model.forward = lambda x: attention(model[0](x), x, x, need_weights=False)[0]  # type: ignore[method-assign]
+    model, x = Block().eval(), torch.randn(4, 7, 16)
     expected = model(x)
     with ActivationCollector(model):
         assert torch.equal(model(x), expected)
