@@ -19,13 +19,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 from torch.optim import SGD
-from torch.optim import optimizer as torch_optimizer
 from torch.utils.data import DataLoader
 
 from ignite_act import Diagnostics, EpochRecorder, EpochReport
-from ignite_act.testing import Batch, SharedReLU, batches, make_trainer
+from ignite_act.testing import Batch, SharedReLU, batches, global_hooks, make_trainer
 
 pytest.importorskip("lightning", reason="Lightning is not installed (the extra lightning)")
 
@@ -107,19 +105,6 @@ def fit(module: LightningModule, *callbacks: Callback, ckpt_path: Any = None, **
     own = trainer(*callbacks, **settings)
     own.fit(module, loader(), loader(batches(3, seed=1)), ckpt_path=ckpt_path)
     return own
-
-
-def global_hooks() -> list[object]:
-    """Everything that a window puts into torch."""
-    tables = (
-        torch_module._global_forward_hooks,
-        torch_module._global_forward_pre_hooks,
-        torch_module._global_forward_hooks_always_called,
-        torch_module._global_backward_hooks,
-        torch_optimizer._global_optimizer_pre_hooks,
-        torch_optimizer._global_optimizer_post_hooks,
-    )
-    return [hook for table in tables for hook in table.values()]
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,8 @@ around the outermost forward sees every torch function called from Python, so th
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import sys
 import threading
 import time
@@ -40,7 +42,7 @@ _PARTS = ("self_attn", "out_proj", "linear1", "linear2", "norm1", "norm2")
 class SiteKey(NamedTuple):
     """Identity of a site within a process: the k-th call of something in one call of a module."""
 
-    module: int  # id of the enclosing module, or of the activation module itself
+    module: int  # number of the enclosing module, or of the activation module itself
     module_call: int
     function: str  # "" for an activation module
     call: int
@@ -94,6 +96,8 @@ class SiteObserver(Protocol):
 class ModuleInfo(NamedTuple):
     """What is known of a module before it is called."""
 
+    number: int
+    """The module's own for ever, which its id is not."""
     kind: type[nn.Module]
     names: list[str]
     activation_fn: Activation | None
@@ -127,23 +131,26 @@ class ForwardTap:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = weakref.ref(model)
-        self._infos: dict[int, ModuleInfo] = {}
+        self._infos: dict[int, ModuleInfo] = {}  # by the ids of the modules that are in the model
         self._followed: dict[int, ModuleInfo] = {}  # without the modules in which there can be no site
         self._observers: list[weakref.ref[SiteObserver]] = []
         self._live: tuple[SiteObserver, ...] = ()
         self._depth = 0
         self._stack: list[_Frame] = []
+        self._known: dict[int, ModuleInfo] = {}  # by their numbers, also of modules that have been replaced since
         self._calls: dict[int, int] = {}  # module -> calls in this forward
         self._most_calls: dict[int, int] = {}  # module -> most calls in one forward
-        self._modules: dict[int, weakref.ref[nn.Module]] = {}
+        self._modules: list[weakref.ref[nn.Module]] = []
         self._foreign: set[int] = set()  # modules that are called in the model's forwards and are not part of it
-        self._keys: dict[SiteKey, None] = {}  # in the order of first call
+        self._keys: dict[SiteKey, int] = {}  # in the order of first call, with the window of the last one
+        self._window = 0
+        self._expired = False
         self._mode = _CallMode(self)
         self._mode_entered = False
         self._suspended_by: nn.Module | None = None  # the module around which the mode is taken away
         self._thread = 0
-        self.fused: dict[int, None] = {}
-        """Modules whose calls were left to torch's fused kernels, by their ids."""
+        self.fused: set[int] = set()
+        """Numbers of the modules whose calls were left to torch's fused kernels."""
         self._remove_hooks: weakref.finalize[..., ForwardTap] | None = None
         self.axes = ChannelAxes()
 
@@ -183,10 +190,11 @@ class ForwardTap:
         """Every site seen so far with its name, in the order of first call (design: "site")."""
         labels: dict[SiteKey, str] = {}
         used: dict[str, int] = {}
-        for key in self._keys:
-            info = self._infos.get(key.module)
-            if info is None:
-                continue  # the module has left the model
+        present = {info.number for info in self._infos.values()}
+        for key, window in self._keys.items():
+            if key.module not in present and window != self._window:
+                continue  # the module was replaced before it was called again
+            info = self._known[key.module]
             names, most = info.names, self._most_calls[key.module]
             name = names[key.module_call] if most == len(names) else names[0]
             label = ".".join(part for part in (name, key.function) if part) or info.kind.__name__
@@ -196,8 +204,12 @@ class ForwardTap:
 
     @property
     def modules(self) -> Mapping[int, ModuleInfo]:
-        """What is known of every module of the model, by its id."""
-        return self._infos
+        """What is known of every module that was in the model in this window, by its number."""
+        return self._known
+
+    def expire(self) -> None:
+        """Makes the next forward look at the modules anew: they may have been replaced between two windows."""
+        self._expired = True
 
     def refresh(self) -> None:
         """Looks at the model's modules anew: what they are, and who measures them from the outside."""
@@ -205,16 +217,16 @@ class ForwardTap:
         if model is None:
             return
         self._end_forward()  # a forward that was broken off (Ctrl-C) may have left it open
+        self._expired = False
+        self._window += 1
         self._foreign.clear()
+        self._known.clear()
         self._survey(model)
+        self._keys = {key: window for key, window in self._keys.items() if key.module in self._known}
+        self._most_calls = {number: most for number, most in self._most_calls.items() if number in self._known}
 
     def _survey(self, model: nn.Module) -> None:
-        self._infos, self._followed = {}, {}
-        present = {id(module): module for module in model.modules()}
-        gone = {number for number, own in self._modules.items() if own() is not present.get(number)}
-        self._modules = {number: weakref.ref(module) for number, module in present.items()}
-        self._keys = {key: None for key in self._keys if key.module not in gone}
-        self._most_calls = {number: most for number, most in self._most_calls.items() if number not in gone}
+        self._infos, self._followed, self._modules = {}, {}, []
         observers = self._alive()
         for module, names in module_names(model).items():
             activation_fn = recognised_module(module)
@@ -222,21 +234,23 @@ class ForwardTap:
                 whole_for = frozenset(map(id, observers))  # a registered class that torch does not know
             else:
                 whole_for = frozenset(id(o) for o in observers if o.chooses_module(module, names))
-            info = ModuleInfo(
-                type(module), names, activation_fn, whole_for, _opaque(module), isinstance(module, _FUSING)
-            )
-            self._infos[id(module)] = info
+            number = _number_of(module)
+            may_fuse = isinstance(module, _FUSING)
+            info = ModuleInfo(number, type(module), names, activation_fn, whole_for, _opaque(module), may_fuse)
+            self._infos[id(module)] = self._known[number] = info
+            # Once it is deleted, another module may be given its id.
+            self._modules.append(weakref.ref(module, functools.partial(_dropped, weakref.ref(self), id(module), info)))
             if module is model or whole_for or not _is_inert(module, activation_fn):
                 self._followed[id(module)] = info
 
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """A module's forward begins."""
+        if self._expired and self._depth == 0:
+            self.refresh()
         info = self._followed.get(id(module))
-        if info is None and self._live and id(module) not in self._infos:
-            info = self._late(module)
+        if info is None and self._live and id(module) not in self._infos and threading.get_ident() == self._thread:
+            info = self._unknown(module)
         if info is None or _is_recomputing():
-            if self._live and isinstance(module, _FUSING):  # a module that is not the model's own
-                self._step_aside(module)
             return
         if self._depth:
             if threading.get_ident() != self._thread:
@@ -257,21 +271,22 @@ class ForwardTap:
     def _step_aside(self, module: nn.Module) -> None:
         """Takes the mode away for a module that torch would compute otherwise below one."""
         if _is_fused(module):
-            self.fused[id(module)] = None
+            self.fused.add(_number_of(module))
             if self._mode_entered:
                 self._suspended_by = module
                 self._leave_mode()
 
-    def _late(self, module: nn.Module) -> ModuleInfo | None:
-        """What is known of a module that has been put into the model since it was looked at."""
-        if id(module) in self._foreign:
-            return None
+    def _unknown(self, module: nn.Module) -> ModuleInfo | None:
+        """What is to be known of a module that was not in the model when that was looked at: it may be by now."""
         model = self._model()
-        if model is not None and any(own is module for own in model.modules()):
-            self._survey(model)
-        else:
+        if id(module) not in self._foreign:
+            if model is not None and any(own is module for own in model.modules()):
+                self._survey(model)
+                return self._followed.get(id(module))
             self._foreign.add(id(module))
-        return self._followed.get(id(module))
+        if isinstance(module, _FUSING) and not _is_recomputing():
+            self._step_aside(module)
+        return None
 
     def _note(self, what: str, reason: str) -> None:
         for observer in self._live:
@@ -289,11 +304,11 @@ class ForwardTap:
         )
 
     def _push(self, module: nn.Module, info: ModuleInfo, args: tuple[Any, ...]) -> None:
-        identity, stack = id(module), self._stack
-        number = self._calls.get(identity, 0)
-        self._calls[identity] = number + 1
-        if number >= self._most_calls.get(identity, 0):
-            self._most_calls[identity] = number + 1
+        own, stack = info.number, self._stack
+        number = self._calls.get(own, 0)
+        self._calls[own] = number + 1
+        if number >= self._most_calls.get(own, 0):
+            self._most_calls[own] = number + 1
         frame = _Frame(module, info, number, stack[-1].hidden_from if stack else frozenset())
         if info.whole_for:
             frame.hidden_from = frame.hidden_from | info.whole_for
@@ -400,8 +415,8 @@ class ForwardTap:
     def _key(self, frame: _Frame, label: str) -> SiteKey:
         number = frame.counts.get(label, 0)
         frame.counts[label] = number + 1
-        key = SiteKey(id(frame.module), frame.call, label, number)
-        self._keys.setdefault(key)
+        key = SiteKey(frame.info.number, frame.call, label, number)
+        self._keys[key] = self._window
         return key
 
 
@@ -413,6 +428,24 @@ def _tell(observers: tuple[SiteObserver, ...], call: SiteCall) -> None:
         except Exception as error:  # training never dies of its diagnostics
             observer.fail(call.key, error)
         observer.seconds += time.perf_counter() - begin
+
+
+_numbers: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
+_counter = itertools.count()
+
+
+def _number_of(module: nn.Module) -> int:
+    number = _numbers.get(module)
+    if number is None:
+        number = _numbers[module] = next(_counter)
+    return number
+
+
+def _dropped(tap: weakref.ref[ForwardTap], identity: int, info: ModuleInfo, module: weakref.ref[nn.Module]) -> None:
+    own = tap()
+    if own is not None and own._infos.get(identity) is info:
+        own._infos.pop(identity)
+        own._followed.pop(identity, None)
 
 
 def _is_fused(module: nn.Module) -> bool:

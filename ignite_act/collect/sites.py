@@ -171,7 +171,7 @@ class SiteCollector(Collector, Generic[S]):
         self._precedence = 0
         self._forwards = 0
         if self.started:
-            self._tap.refresh()
+            self._tap.expire()
 
     def _watch(self) -> None:
         self._tap.add(self)
@@ -207,11 +207,11 @@ class SiteCollector(Collector, Generic[S]):
         labels = self._tap.labels()
         unseen = self._failures()
         called = {key.module for key, label in labels.items() if label in seen or label in unseen}
-        for module, info in self._tap.modules.items():
+        for number, info in self._tap.modules.items():
             reason = info.opaque
-            if module in self._tap.fused and issubclass(info.kind, nn.TransformerEncoderLayer) and module not in called:
+            if number in self._tap.fused and issubclass(info.kind, nn.TransformerEncoderLayer) and number not in called:
                 reason = "in eval mode torch may compute it in one fused kernel, which watching would switch off"
-            elif info.activation_fn is not None and info.activation_fn.pointwise and module not in called:
+            elif info.activation_fn is not None and info.activation_fn.pointwise and number not in called:
                 reason = (
                     "it was not called in this window, or only where it cannot be seen (compiled code, replicas), "
                     "or its own forward calls no function that is known"
@@ -225,7 +225,8 @@ class SiteCollector(Collector, Generic[S]):
                 name = pattern if isinstance(pattern, str) else pattern.__name__
                 unseen.setdefault(name, "no activation function that was called fits this choice")
         for key, label in labels.items():
-            if label not in seen and self._selects(label, key):
+            within = any(label.startswith(f"{name}.") for name in unseen)  # of which it is said already
+            if label not in seen and not within and self._selects(label, key):
                 unseen.setdefault(label, "it was called before, but with no values in this window")
         unseen.update(self._notes)
         if not seen and not unseen:

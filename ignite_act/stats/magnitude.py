@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
@@ -194,7 +195,7 @@ def magnitude(tensors: Sequence[Tensor | None], sizes: Tensor, scratch: Tensor) 
             total, maximum = absolute.sum(dtype=accumulator_dtype(tensor.device)), absolute.amax()
         totals.append(total)
         maxima.append(maximum)
-    return _stacked(totals, accumulator_dtype(sizes.device), sizes.device) / sizes, _stacked(maxima, wide, sizes.device)
+    return _stacked(totals, sizes.device) / sizes, _stacked(maxima, sizes.device)
 
 
 def _by_pieces(values: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
@@ -216,7 +217,8 @@ def _sum(values: Tensor) -> Tensor:
     return values.sum(dtype=accumulator_dtype(values.device))
 
 
-def _stacked(numbers: list[Tensor], dtype: torch.dtype, device: torch.device) -> Tensor:
-    if any(number.dtype != dtype or number.device != device for number in numbers):
-        numbers = [number.to(device, dtype) for number in numbers]
-    return torch.stack(numbers)
+def _stacked(numbers: list[Tensor], device: torch.device) -> Tensor:
+    """Numbers of any type and device as one tensor, of the widest type."""
+    numbers = [number if number.device == device else number.to(device) for number in numbers]
+    wide = functools.reduce(torch.promote_types, (number.dtype for number in numbers))
+    return torch.stack([number if number.dtype == wide else number.to(wide) for number in numbers])

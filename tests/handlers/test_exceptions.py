@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import weakref
@@ -170,3 +171,18 @@ def test_several_models_in_a_container_made_for_the_call():
     handler = GradientStats(nn.ModuleDict(parts)).attach(trainer)
     trainer.run(range(3))
     assert {name: row["steps"] for name, row in handler.result.items()} == {"generator": 3, "critic": 3}
+
+
+def test_a_copied_engine_answers_for_its_own_exceptions():
+    """A deepcopy of a watched engine does not ask the original's handlers."""
+    error = ValueError("boom")
+    model, trainer = trainer_that_fails(error, at=1)
+    asked = []
+    with GradientStats(model).attach(trainer):
+        copied = copy.deepcopy(trainer)
+        trainer.add_event_handler(Events.EXCEPTION_RAISED, lambda engine, error: asked.append(error))
+        with pytest.raises(ValueError, match="boom"):
+            copied.run([0])
+        assert asked == []
+        trainer.run([0])
+    assert asked == [error]

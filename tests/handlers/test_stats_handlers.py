@@ -13,14 +13,12 @@ import torch
 import torch.nn.functional as F
 from ignite.engine import Engine, EventEnum, Events
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 from torch.optim import SGD, Adam, Optimizer
-from torch.optim import optimizer as torch_optimizer
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ignite_act import ActivationStats, DeadNeurons, GradientStats
 from ignite_act.handlers.stats import StatsHandler
-from ignite_act.testing import FunctionalMLP, SharedReLU, batches, make_evaluator, make_trainer
+from ignite_act.testing import FunctionalMLP, SharedReLU, batches, global_hooks, make_evaluator, make_trainer
 
 Make = Callable[[nn.Module], StatsHandler]
 HANDLERS: dict[str, Make] = {
@@ -52,19 +50,6 @@ def setup(model: nn.Module | None = None, lr: float = 0.1) -> tuple[nn.Module, E
 
 def comparable(result: dict[str, Any]) -> str:
     return repr(result)  # NaN equals NaN
-
-
-def global_hooks() -> list[object]:
-    """Everything that a handler puts into torch while a window is open."""
-    tables = (
-        torch_module._global_forward_hooks,
-        torch_module._global_forward_pre_hooks,
-        torch_module._global_forward_hooks_always_called,
-        torch_module._global_backward_hooks,
-        torch_optimizer._global_optimizer_pre_hooks,
-        torch_optimizer._global_optimizer_post_hooks,
-    )
-    return [hook for table in tables for hook in table.values()]
 
 
 @pytest.fixture(autouse=True)
@@ -550,6 +535,7 @@ class SyncCounter(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.usefixtures("loops")
 def test_the_hot_path_never_waits_for_the_device() -> None:
     """Between the first and the last iteration of a window handlers read no value back to the host."""
     model, _ = setup()
