@@ -36,6 +36,10 @@ class EpochRecorder:
         every: measure gradients and activations in one step of so many; by default gradients in every step and
             activations in one of ten. Dead neurons are always exact.
         sync: bring the processes of a data-parallel run together at the end of each window; a collective call.
+
+    Raises:
+        TypeError: if the model is no module or an optimizer no optimizer.
+        ValueError: if ``every`` is not a whole number of at least 1.
     """
 
     def __init__(

@@ -34,6 +34,10 @@ class Diagnostics(WindowHandler):
             not stop the training.
         sync: in data-parallel runs, give every process the numbers of all of them. At the end of a window this is a
             collective call: every process has to run the engine. False measures each process by itself.
+
+    Raises:
+        TypeError: if the model is no module or an optimizer no optimizer.
+        ValueError: if ``every`` is not a whole number of at least 1.
     """
 
     def __init__(
@@ -63,6 +67,10 @@ class Diagnostics(WindowHandler):
 
         Returns:
             The handler, which detaches at the end of a ``with`` block.
+
+        Raises:
+            RuntimeError: if it is attached already.
+            ValueError: if the engine has a handler that publishes under one of the same names.
         """
         self._attach(trainer, tuple(handler.default_name for handler in _PUBLISHED))
         self._evaluator = evaluator

@@ -78,10 +78,10 @@ class StatsHandler(WindowHandler):
 class GradientStats(StatsHandler):
     """Mean absolute gradient of every layer over the optimizer steps of each epoch.
 
-    The gradient is the one that the optimizer consumes: after accumulation, unscaled under mixed precision, after the
-    all-reduce of data-parallel training, after clipping. Each optimizer step weighs the same. Steps that a loss
-    scaler skips are counted in ``skipped_steps``; steps with a NaN or an infinity in a layer are counted in that
-    layer's ``nonfinite`` and left out of its mean.
+    It is in units of the loss per unit of the weight. The gradient is the one that the optimizer consumes: after
+    accumulation, unscaled under mixed precision, after the all-reduce of data-parallel training, after clipping. Each
+    optimizer step weighs the same. Steps that a loss scaler skips are counted in ``skipped_steps``; steps with a NaN or
+    an infinity in a layer are counted in that layer's ``nonfinite`` and left out of its mean.
 
     ``engine.state.metrics["gradients"]`` is ``{layer: mean_abs}``. A row of ``result`` holds ``mean_abs``,
     ``max_abs``, ``nonfinite``, ``steps``, ``skipped_steps``, ``first_nonfinite_iteration`` and ``partial``.
@@ -93,6 +93,12 @@ class GradientStats(StatsHandler):
         layers: qualified names, globs or module types; by default every tensor of two or more dimensions.
         every: measure one optimizer step in so many.
         sync: see `Diagnostics`.
+
+    Raises:
+        TypeError: if the model is no module, an optimizer no optimizer, or a pattern neither a string nor a type.
+        ValueError: if ``every`` is not a whole number of at least 1.
+
+    Source: gradients of every layer as a means to see why deep networks do not train, Glorot and Bengio 2010.
     """
 
     default_name = "gradients"
@@ -119,13 +125,20 @@ class ActivationStats(StatsHandler):
 
     ``engine.state.metrics["activations"]`` is ``{site: {"mean", "std", "zero_fraction", "saturated_fraction"}}``. A
     row of ``result`` holds besides ``count``, ``min``, ``max``, ``nonfinite``, ``partial`` and a histogram of every
-    finite value: ``edges`` (B + 1) and ``counts`` (B).
+    finite value: ``edges`` (B + 1, increasing) and ``counts`` (B). ``std`` is the population deviation over all
+    elements of the window, whatever their shape.
 
     Args:
         model: the model.
         sites: qualified names, globs or module types; by default everything recognised.
         every: measure one iteration in so many, beginning with the first of the epoch.
         sync: see `Diagnostics`.
+
+    Raises:
+        TypeError: if the model is no module, or a pattern neither a string nor a type.
+        ValueError: if ``every`` is not a whole number of at least 1.
+
+    Source: distributions of activations and their saturation over training, Glorot and Bengio 2010.
     """
 
     default_name = "activations"
@@ -155,6 +168,11 @@ class DeadNeurons(StatsHandler):
         unit_dim: axis of the units where the rule (last axis; axis 1 behind a convolution) is not wanted: one axis for
             all sites, or a mapping from name or glob to axis.
         sync: see `Diagnostics`.
+
+    Raises:
+        TypeError: if the model is no module, or a pattern neither a string nor a type.
+
+    Source: units that are zero for every input, "dying ReLU", Lu, Shin, Su and Karniadakis 2019.
     """
 
     default_name = "dead_neurons"
