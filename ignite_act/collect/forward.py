@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn, overrides
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
@@ -35,6 +36,13 @@ def _is_compiling() -> bool:
     return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
+_CLAMPS = ("clamp", "clamp_", "clamp_min", "clamp_min_", "clip", "clip_")
+_BY_HAND: dict[Callable[..., Any], str] = {
+    getattr(place, name): "a clamp at 0 is a ReLU by hand: put it into a module and choose that with sites="
+    for place in (torch, Tensor)
+    for name in _CLAMPS
+    if hasattr(place, name)
+} | {F.glu: "a gate that mixes units is not measured"}
 _OWN_PARAMETERS = ("in_proj_weight", "in_proj_bias")  # of attention, that torch looks at before it fuses
 _PARTS = ("self_attn", "out_proj", "linear1", "linear2", "norm1", "norm2")
 
@@ -303,6 +311,14 @@ class ForwardTap:
             "several calls of one part count as one site",
         )
 
+    def _note_by_hand(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Says that a call is an activation function in disguise; nobody knows its site's name or slope."""
+        bound = args[1] if len(args) > 1 else kwargs.get("min")
+        if self._stack and (function is F.glu or (isinstance(bound, (int, float)) and bound == 0)):
+            name = ".".join(part for part in (self._stack[-1].info.names[0], function.__name__.strip("_")) if part)
+            for observer in self._observers_here():
+                observer.note(name, _BY_HAND[function])
+
     def _push(self, module: nn.Module, info: ModuleInfo, args: tuple[Any, ...]) -> None:
         own, stack = info.number, self._stack
         number = self._calls.get(own, 0)
@@ -344,6 +360,8 @@ class ForwardTap:
             result = function(*args, **kwargs)
             if self.axes.concerns(function):
                 self.axes.follow(function, args, kwargs, result)
+            if function in _BY_HAND:
+                self._note_by_hand(function, args, kwargs)
             return result
         before = args[0] if args else kwargs.get("input")
         unit_dim = self.axes.of(before)

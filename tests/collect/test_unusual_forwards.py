@@ -6,6 +6,7 @@ import gc
 import threading
 import warnings
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -320,3 +321,43 @@ def test_another_models_fused_layer_in_another_thread() -> None:
         assert collector.finish()["relu"]["count"] == 4
         assert collector.coverage.unseen == {}
     assert overrides._get_current_function_mode_stack() == []
+
+
+BY_HAND = {
+    "x.clamp(min=0)": lambda x: x.clamp(min=0),
+    "x.clamp(0, 6)": lambda x: x.clamp(0, 6),
+    "torch.clamp_min(x, 0.0)": lambda x: torch.clamp_min(x, 0.0),
+    "x.clip_(0)": lambda x: (x + 0).clip_(0),
+    "F.glu": lambda x: F.glu(x, -1),
+}
+NUMERICS = {"x.clamp(min=1e-6)": lambda x: x.clamp(min=1e-6), "x.clamp(max=1)": lambda x: x.clamp(max=1.0)}
+
+
+class Calls(nn.Module):
+    """Calls one function in its forward."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+@pytest.mark.parametrize("call", {**BY_HAND, **NUMERICS})
+def test_an_activation_by_hand_is_said(call: str) -> None:
+    """A ReLU written as a clamp, and a functional gate, are listed as not measured; other clamps are no business."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), Calls({**BY_HAND, **NUMERICS}[call]))
+    with DeadUnitCollector(model) as collector:
+        model(torch.randn(2, 4))
+        assert list(collector.finish()) == ["1"]
+    assert [name.split(".")[0] for name in collector.coverage.unseen] == (["2"] if call in BY_HAND else [])
+
+
+def test_an_activation_by_hand_that_is_chosen_is_no_longer_said() -> None:
+    """Chosen as one site, the module is measured, and nothing is left to say."""
+    model = nn.Sequential(nn.Linear(4, 6), Calls(lambda x: x.clamp(min=0)))
+    with DeadUnitCollector(model, sites=[Calls]) as collector:
+        model(torch.randn(2, 4))
+        assert list(collector.finish()) == ["1"]
+    assert collector.coverage.unseen == {}
