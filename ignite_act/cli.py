@@ -67,7 +67,8 @@ def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
 def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """An option for every field of `StudyConfig`."""
     for name, field in reversed(StudyConfig.model_fields.items()):
-        command = _option(name, field)(command)
+        if name != "published":  # for files only
+            command = _option(name, field)(command)
     return command
 
 
@@ -125,7 +126,8 @@ def run(config_path: Path | None, output_dir: str, resume: bool, overwrite: bool
 
     from rich.console import Console
 
-    from ignite_act import compare, experiment, run_files, variants
+    from ignite_act import experiment, run_files, variants
+    from ignite_act.compare import compare, comparison_tables, terminal
     from ignite_act.sinks import tables
 
     runs = variants.expand_study(study)
@@ -145,7 +147,9 @@ def run(config_path: Path | None, output_dir: str, resume: bool, overwrite: bool
         if result.summary["activations"]:
             title = f"{name}: activations of the best weights, all training samples"
             console.print(tables.sites_table(title, result.summary["activations"], result.summary["dead_neurons"]))
-    console.print(tables.variants_table(compare.variant_rows(results)))
+    (comparison,) = compare(run_files.read_run(result.directory) for result in results)
+    for table in comparison_tables(comparison):
+        console.print(terminal(table))
     for result in results:
         console.print(f"run directory  {result.directory}", markup=False, soft_wrap=True)
     if study.diagnostics:

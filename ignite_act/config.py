@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from ignite_act.errors import UserError
 
 DataName = Literal["digits", "circles", "fashionmnist"]
 Style = Literal["module", "shared", "functional"]
+Metric = Literal["test_accuracy", "test_loss", "last_accuracy", "last_loss"]
+"""What can be set beside a published number: with the best weights on the test set, or after the last epoch on the
+validation set."""
+LARGEST_SEED = 2**31 - 1
 
 PER_DATA: dict[str, dict[str, Any]] = {
     "digits": {"optimizer": "sgd", "lr": 0.01, "batch_size": 32, "max_epochs": 50, "patience": 7},
@@ -94,7 +98,8 @@ class RunConfig(Settings):
     """One run: one activation function, one seed."""
 
     act: str = Field("relu", description="activation function")
-    seed: int = Field(42, ge=0, le=2**31 - 1, description="seed of the weights and of the order of the batches")
+    seed: int = Field(42, ge=0, le=LARGEST_SEED, description="seed of the weights and of the order of the batches")
+    published: dict[Metric, FiniteFloat] = Field({}, description="what others report for this variant")
 
 
 class StudyConfig(Settings):
@@ -103,12 +108,26 @@ class StudyConfig(Settings):
     act: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(
         ("relu",), min_length=1, description="activation function, repeatable; name:parameter=value, or all"
     )
-    seed: int = Field(42, ge=0, le=2**31 - 1, description="seed of the weights and of the order of the batches")
+    seed: int = Field(42, ge=0, le=LARGEST_SEED, description="seed of the weights and of the order of the batches")
+    seeds: int = Field(1, ge=1, le=10_000, description="train every variant with so many seeds, counted from --seed")
+    published: dict[str, dict[Metric, FiniteFloat]] = Field(
+        {}, description="activation function -> what others report for it, shown beside the results"
+    )
+
+    @model_validator(mode="after")
+    def _seeds_exist(self) -> StudyConfig:
+        if self.seed + self.seeds - 1 > LARGEST_SEED:
+            raise ValueError(f"the largest seed is {LARGEST_SEED}, {self.seeds} seeds from {self.seed} go beyond it")
+        return self
 
     def runs(self, activations: tuple[str, ...]) -> list[RunConfig]:
-        """One run for each of the given activation functions."""
-        shared = self.model_dump(exclude={"act"})
-        return [RunConfig(**shared, act=act) for act in activations]
+        """One run for each seed and each of the given activation functions; all variants of a seed come together."""
+        shared = self.model_dump(exclude={"act", "seed", "seeds", "published"})
+        return [
+            RunConfig(**shared, act=act, seed=seed)
+            for seed in range(self.seed, self.seed + self.seeds)
+            for act in activations
+        ]
 
 
 def load_study(path: Path | None, overrides: Mapping[str, Any]) -> StudyConfig:

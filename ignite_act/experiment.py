@@ -50,6 +50,8 @@ from ignite_act.variants import activation_slug, check_activation, parse_activat
 logger = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 1000
+LEARNED_BELOW = 0.98
+"""A run has started to learn once its validation loss is below this share of the best constant predictor's."""
 
 
 @dataclass(frozen=True)
@@ -242,6 +244,7 @@ class _Run:
         inside = self._inside(data.train) if config.diagnostics else {"dead_neurons": {}, "activations": {}}
         reports = run_reports(self.directory)
         last = reports[-1] if reports else None
+        constant = constant_predictor(data.validation.y)
         return {
             "schema": SCHEMA,
             "activation": activation_slug(config.act),
@@ -249,6 +252,11 @@ class _Run:
             "epochs": self.state.epoch,
             "best_epoch": best["run"]["epoch"],
             **scores,
+            "last": {name: _finite(last.scores[name]["validation"]) if last else None for name in ("loss", "accuracy")},
+            "constant_predictor": constant,
+            "learned": any(
+                report.scores["loss"]["validation"] < LEARNED_BELOW * constant["loss"] for report in reports
+            ),
             "stop": self.state.stop,
             "stop_reason": self._stop_reason(),
             **inside,
@@ -324,6 +332,19 @@ class _RandomState:
         torch.set_rng_state(state["cpu"].cpu())
         if len(state["cuda"]) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all([item.cpu() for item in state["cuda"]])
+
+
+def constant_predictor(y: torch.Tensor) -> dict[str, float]:
+    """What the best prediction that ignores the inputs scores.
+
+    Args:
+        y: targets, classes as whole numbers of any type and shape.
+
+    Returns:
+        Its cross-entropy in nats, which is the entropy of the classes, and its accuracy, the share of the largest.
+    """
+    shares = torch.unique(y, return_counts=True)[1].double() / y.numel()
+    return {"loss": float(-(shares * shares.log()).sum()), "accuracy": float(shares.max())}
 
 
 def _score(evaluator: Engine) -> float:

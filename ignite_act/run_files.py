@@ -7,9 +7,11 @@ import json
 import logging
 import os
 import platform
+import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,11 +26,37 @@ from ignite_act.report import EpochReport
 from ignite_act.sinks import read_reports
 from ignite_act.variants import activation_slug
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of ``summary.json`` and of the checkpoints."""
 _PACKAGES = ("ignite-act", "torch", "torchvision", "pytorch-ignite", "tensorboardX", "numpy", "scikit-learn")
-_MAY_DIFFER = {"max_epochs", "device", "output_dir", "data_root"}
+_MAY_DIFFER = {"max_epochs", "device", "output_dir", "data_root", "published"}
 """Settings that a resumed run may change."""
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run that ended, as its directory tells of it.
+
+    Attributes:
+        directory: the run directory.
+        config: the settings, in plain types.
+        versions: package -> version that it was made with.
+        summary: the content of ``summary.json``.
+    """
+
+    directory: Path
+    config: Mapping[str, Any]
+    versions: Mapping[str, str]
+    summary: Mapping[str, Any]
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended with an error: the summary then has no results."""
+        return self.summary["stop"] == "failed"
+
+    def reports(self) -> list[EpochReport]:
+        """The reports of its epochs, read from the file at every call."""
+        return run_reports(self.directory)
 
 
 def run_directory(config: RunConfig, output_dir: Path) -> Path:
@@ -98,6 +126,54 @@ def is_finished(directory: Path, config: RunConfig) -> bool:
         return False
     summary = read_summary(path)
     return not (summary["stop"] == "all_epochs" and summary["epochs"] < config.max_epochs)
+
+
+def read_run(directory: Path) -> StoredRun:
+    """A run that ended.
+
+    Raises:
+        UserError: if it has not ended, or its files cannot be read.
+    """
+    if not (directory / "summary.json").exists():
+        raise UserError(f"{directory} holds an unfinished run")
+    summary = read_summary(directory / "summary.json")
+    path = directory / "config.yaml"
+    try:
+        saved = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = RunConfig(**saved["config"]).model_dump(mode="json")
+        versions = {str(name): str(value) for name, value in saved["versions"].items()}
+    except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {first_line(error)}") from error
+    return StoredRun(directory, config, versions, summary)
+
+
+def find_runs(places: Iterable[Path]) -> tuple[list[StoredRun], dict[Path, str]]:
+    """The runs that ended in or below some directories, in the order of their paths.
+
+    Returns:
+        The runs, and the directories whose run was left out, each with the reason.
+
+    Raises:
+        UserError: if a place does not exist or there is no run at all.
+    """
+    directories: dict[Path, Path] = {}
+    for place in places:
+        if not place.is_dir():
+            raise UserError(f"there is no directory {place}")
+        found = sorted(path.parent for path in place.rglob("config.yaml"))
+        directories.update({directory.resolve(): directory for directory in reversed(found)})
+    runs, left_out = [], {}
+    for directory in sorted(directories.values(), key=_natural):
+        try:
+            runs.append(read_run(directory))
+        except UserError as error:
+            left_out[directory] = str(error)
+    return runs, left_out
+
+
+def _natural(path: Path) -> list[Any]:
+    """``seed-9`` before ``seed-10``."""
+    return [(part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r"(\d+)", str(path))]
 
 
 def read_summary(path: Path) -> dict[str, Any]:

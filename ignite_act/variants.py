@@ -52,7 +52,7 @@ def activation_slug(text: str) -> str:
 
 
 def expand_study(study: StudyConfig) -> list[RunConfig]:
-    """The runs of a study: ``all`` becomes every activation for hidden layers; every variant comes once.
+    """The runs of a study, seed by seed: ``all`` becomes every activation for hidden layers; every variant comes once.
 
     Raises:
         UserError: if an activation does not exist or cannot be used as it is asked for.
@@ -64,10 +64,11 @@ def expand_study(study: StudyConfig) -> list[RunConfig]:
             everything = [name for name in everything if ACTIVATIONS[name].functional is not None]
         wanted.extend(everything if act == "all" else [act])
     unique = {activation_slug(act): act for act in wanted}
+    published = {activation_slug(act): numbers for act, numbers in study.published.items()}
     runs = study.runs(tuple(unique.values()))
-    for config in runs:
+    for config in runs[: len(unique)]:  # the other seeds differ in nothing that matters here
         check_activation(config)
-    return runs
+    return [config.model_copy(update={"published": published.get(activation_slug(config.act), {})}) for config in runs]
 
 
 def check_activation(config: RunConfig) -> None:

@@ -17,9 +17,10 @@ LEVELS = [
     {"findings"},
     {"collect", "sinks"},
     {"recorder"},
-    {"engines", "handlers", "html", "lightning", "run_files"},
-    {"experiment"},
-    {"compare"},
+    {"engines", "handlers", "lightning", "run_files"},
+    {"compare", "experiment"},
+    {"inspection", "sweep"},
+    {"html"},
     {"cli"},
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Container, Iterable, Mapping
+from typing import Any, Literal
 
 from rich import box
 from rich.console import Group
@@ -12,21 +12,6 @@ from rich.text import Text
 
 Row = Mapping[str, Any]
 Column = tuple[str, Callable[[Row], str]]
-
-
-def variants_table(rows: Iterable[Row]) -> Group:
-    """One line a variant, the best one first."""
-    return _table(
-        "variants",
-        rows,
-        ("activation", lambda row: row["activation"]),
-        ("test\naccuracy", lambda row: percent(row["test_accuracy"])),
-        ("best\nepoch", lambda row: f"{row['best_epoch']}/{row['epochs']}"),
-        ("gradient\nfirst/last", lambda row: number(row["gradient_ratio"])),
-        ("dead\nneurons", lambda row: f"{row['dead']}/{row['units']}" if row["units"] else "-"),
-        ("time", lambda row: f"{row['seconds']:.0f} s"),
-        ("stopped", lambda row: row["stop_reason"]),
-    )
 
 
 def layers_table(title: str, gradients: Mapping[str, Row]) -> Group:
@@ -106,16 +91,19 @@ def intervals(pieces: Iterable[tuple[float, float]] | None) -> str:
     return "\n".join(parts) or "nowhere"
 
 
-def _table(title: str, rows: Iterable[Row], *columns: Column) -> Group:
+def new_table(headings: Iterable[str], words: Container[str], wrapped: Container[str]) -> Table:
+    """An empty table; the columns of ``words`` and the first one are set left, those of ``wrapped`` may wrap."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for index, (heading, _) in enumerate(columns):
-        left = index == 0 or heading in _LEFT
-        may_wrap = index == 0 or heading in _WRAPPED
-        table.add_column(heading, justify="left" if left else "right", overflow="fold", no_wrap=not may_wrap)
+    for index, heading in enumerate(headings):
+        left, wraps = index == 0 or heading in words, index == 0 or heading in wrapped
+        justify: Literal["left", "right"] = "left" if left else "right"
+        width = 12 if wraps else None
+        table.add_column(heading, justify=justify, overflow="fold", no_wrap=not wraps, min_width=width)
+    return table
+
+
+def _table(title: str, rows: Iterable[Row], *columns: Column) -> Group:
+    table = new_table((heading for heading, _ in columns), {"", "slope 0 where", "saturated where"}, {""})
     for row in rows:
         table.add_row(*(Text(cell(row)) for _, cell in columns))
     return Group(Text(title, style="bold"), table)
-
-
-_LEFT = {"", "slope 0 where", "saturated where", "stopped"}
-_WRAPPED = {"", "stopped"}

@@ -1,0 +1,313 @@
+"""Runs -> a comparison of variants over seeds: plain numbers.
+
+Intervals are two-sided 95 % intervals of Student's t distribution over the seeds, not corrected for comparing many
+variants. Differences are paired: a seed gives all variants the same initial weights, split and order of batches.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from scipy import stats
+
+from ignite_act.run_files import StoredRun
+from ignite_act.variants import activation_slug
+
+CONFIDENCE = 0.95
+_NOT_A_VARIANT = {"seed", "act", "data", "published", "data_root", "device", "diagnostics", "every"}
+"""Settings that do not tell variants apart: what they change is where and whether one looks."""
+
+Verdict = Literal["best", "not told apart", "worse", "did not start to learn", "failed"]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A quantity over seeds.
+
+    Attributes:
+        n: number of seeds.
+        mean: their mean.
+        std: sample standard deviation (divided by n - 1); None for one seed.
+        low, high: 95 % interval of the mean; None for one seed.
+        minimum, median, maximum: of the seeds.
+    """
+
+    n: int
+    mean: float
+    std: float | None
+    low: float | None
+    high: float | None
+    minimum: float
+    median: float
+    maximum: float
+
+
+def estimate(values: Iterable[float | None]) -> Estimate | None:
+    """The estimate from one value a seed; missing and non-finite ones are left out, None if nothing is left."""
+    kept = [float(value) for value in values if value is not None and math.isfinite(value)]
+    if not kept:
+        return None
+    n, mean = len(kept), statistics.fmean(kept)
+    std = statistics.stdev(kept) if n > 1 else None
+    half = None if std is None else float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * std / math.sqrt(n)
+    low, high = (None, None) if half is None else (mean - half, mean + half)
+    return Estimate(n, mean, std, low, high, min(kept), statistics.median(kept), max(kept))
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Runs that are equal but for the seed. Statistics are over the runs that learned; over all, if none did.
+
+    Attributes:
+        name: the activation, with the settings in which it differs from other variants of the comparison.
+        act: the activation as a configuration names it.
+        runs: ordered by seed; those that failed included.
+        learned: how many runs left the constant predictor.
+        failed: how many runs ended with an error.
+        verdict: how it stands.
+        test_accuracy, test_loss: with the best weights.
+        last_accuracy, last_loss: on the validation set after the last epoch.
+        epochs, seconds: length of the training.
+        difference: test accuracy minus that of the best variant, paired by seed; None for the best one
+            and for what did not learn.
+        dead, units: dead neurons of the best weights over all training samples, all sites together.
+        gradient_ratio: mean absolute gradient of the first layer over that of the last, in the last epoch.
+        stop_reasons: reason -> number of runs, failed ones included.
+        published: metric -> what others report.
+        gradients: layer -> mean absolute gradient in the last epoch.
+        dead_neurons: site -> dead units of the best weights.
+    """
+
+    name: str
+    act: str
+    runs: tuple[StoredRun, ...]
+    learned: int
+    failed: int
+    verdict: Verdict
+    test_accuracy: Estimate | None
+    test_loss: Estimate | None
+    last_accuracy: Estimate | None
+    last_loss: Estimate | None
+    epochs: Estimate | None
+    seconds: Estimate | None
+    difference: Estimate | None
+    dead: Estimate | None
+    units: int
+    gradient_ratio: Estimate | None
+    stop_reasons: Mapping[str, int]
+    published: Mapping[str, float]
+    gradients: Mapping[str, Estimate | None]
+    dead_neurons: Mapping[str, Estimate | None]
+
+    @property
+    def finished(self) -> list[StoredRun]:
+        """The runs that have results."""
+        return [run for run in self.runs if not run.failed]
+
+    @property
+    def counted(self) -> list[StoredRun]:
+        """The runs that the statistics are over."""
+        return _counted(self.runs)
+
+    def place(self, metric: str) -> tuple[int, int] | None:
+        """How many of the counted runs lie below the published number, and how many there are; None without one."""
+        values = [value for run in self.counted if (value := _METRICS[metric](run.summary)) is not None]
+        if metric not in self.published or not values:
+            return None
+        return sum(value < self.published[metric] for value in values), len(values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types, the runs by their directories and seeds."""
+        data = {name: value for name, value in vars(self).items() if name != "runs"}
+        plain = {name: asdict(value) if isinstance(value, Estimate) else value for name, value in data.items()}
+        for name in ("gradients", "dead_neurons"):
+            plain[name] = {key: value and asdict(value) for key, value in data[name].items()}
+        runs = [
+            {
+                "directory": str(run.directory),
+                "seed": run.config["seed"],
+                "learned": run.summary.get("learned"),
+                "stop_reason": run.summary["stop_reason"],
+                **{metric: None if run.failed else read(run.summary) for metric, read in _METRICS.items()},
+            }
+            for run in self.runs
+        ]
+        return {**plain, "runs": runs}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Variants on the same data.
+
+    Attributes:
+        data: name of the data set.
+        variants: best mean test accuracy first; then what did not start to learn, then what failed altogether.
+        settings: the settings that all variants share, in plain types.
+    """
+
+    data: str
+    variants: tuple[Variant, ...]
+    settings: Mapping[str, Any]
+
+    @property
+    def best(self) -> Variant | None:
+        """The variant that the others are compared with."""
+        return next((variant for variant in self.variants if variant.verdict == "best"), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types."""
+        return {
+            "data": self.data,
+            "confidence": CONFIDENCE,
+            "settings": dict(self.settings),
+            "variants": [variant.to_dict() for variant in self.variants],
+        }
+
+
+def compare(runs: Iterable[StoredRun]) -> list[Comparison]:
+    """One comparison for each data set that the runs are on, in the order of first appearance."""
+    by_data: dict[str, list[StoredRun]] = {}
+    for run in runs:
+        by_data.setdefault(run.config["data"], []).append(run)
+    return [_comparison(data, members) for data, members in by_data.items()]
+
+
+def _comparison(data: str, runs: Sequence[StoredRun]) -> Comparison:
+    names = _names(runs)
+    groups: dict[str, list[StoredRun]] = {}
+    for run, name in zip(runs, names, strict=True):
+        groups.setdefault(name, []).append(run)
+    members = {name: sorted(group, key=lambda run: run.config["seed"]) for name, group in groups.items()}
+    best = _best(members)
+    variants = [_variant(name, group, best, members.get(best or "", [])) for name, group in members.items()]
+    shared = {
+        name: value
+        for name, value in runs[0].config.items()
+        if name not in ("act", "seed", "published") and all(run.config[name] == value for run in runs)
+    }
+    return Comparison(data, tuple(sorted(variants, key=_standing)), shared)
+
+
+def _names(runs: Sequence[StoredRun]) -> list[str]:
+    """Activation, the settings that differ, and the place where that does not tell two runs apart."""
+    keys = [key for key in runs[0].config if key not in _NOT_A_VARIANT]
+    differing = [key for key in keys if len({str(run.config[key]) for run in runs}) > 1]
+    names = [
+        ", ".join([activation_slug(run.config["act"]), *(f"{key}={_word(run.config[key])}" for key in differing)])
+        for run in runs
+    ]
+    seen = Counter((name, run.config["seed"]) for name, run in zip(names, runs, strict=True))
+    if max(seen.values()) == 1:
+        return names
+    return [f"{name} ({_root(run)})" for name, run in zip(names, runs, strict=True)]
+
+
+def _root(run: StoredRun) -> str:
+    return str(run.directory.parents[2]) if len(run.directory.parents) > 2 else str(run.directory)
+
+
+def _word(value: Any) -> str:
+    return "-".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _best(members: Mapping[str, Sequence[StoredRun]]) -> str | None:
+    """The highest mean test accuracy among the variants that learned with every seed, else with any."""
+    means = {}
+    for name, runs in members.items():
+        accuracy = estimate(run.summary["test"]["accuracy"] for run in _counted(runs))
+        learned = [_learned(run) for run in runs]
+        if accuracy is not None and any(learned):
+            means[name] = (all(learned), accuracy.mean)
+    return max(means, key=lambda name: means[name]) if means else None
+
+
+def _variant(name: str, runs: Sequence[StoredRun], best: str | None, best_runs: Sequence[StoredRun]) -> Variant:
+    counted = _counted(runs)
+    learned, failed = sum(map(_learned, runs)), sum(run.failed for run in runs)
+    difference = _difference(counted, _counted(best_runs)) if learned and name != best else None
+    units = max((sum(row["units"] for row in run.summary["dead_neurons"].values()) for run in counted), default=0)
+
+    def over_runs(read: Callable[[Mapping[str, Any]], float | None]) -> Estimate | None:
+        return estimate(read(run.summary) for run in counted)
+
+    return Variant(
+        name=name,
+        act=runs[0].config["act"],
+        runs=tuple(runs),
+        learned=learned,
+        failed=failed,
+        verdict=_verdict(name, best, difference, runs),
+        **{metric: over_runs(read) for metric, read in _METRICS.items()},
+        epochs=over_runs(lambda summary: summary["epochs"]),
+        seconds=over_runs(lambda summary: summary["seconds"]),
+        difference=difference,
+        dead=over_runs(lambda summary: sum(row["dead"] for row in summary["dead_neurons"].values())) if units else None,
+        units=units,
+        gradient_ratio=over_runs(gradient_ratio),
+        stop_reasons=dict(Counter(run.summary["stop_reason"] for run in runs)),
+        published=runs[0].config["published"],
+        gradients=_by_name(counted, "gradients", "mean_abs"),
+        dead_neurons=_by_name(counted, "dead_neurons", "dead"),
+    )
+
+
+def _counted(runs: Sequence[StoredRun]) -> list[StoredRun]:
+    finished = [run for run in runs if not run.failed]
+    return [run for run in finished if _learned(run)] or finished
+
+
+def _learned(run: StoredRun) -> bool:
+    return bool(run.summary.get("learned"))
+
+
+def _difference(runs: Sequence[StoredRun], best_runs: Sequence[StoredRun]) -> Estimate | None:
+    """Paired by seed."""
+    of_best = {run.config["seed"]: run.summary["test"]["accuracy"] for run in best_runs}
+    pairs = [(run.summary["test"]["accuracy"], of_best.get(run.config["seed"])) for run in runs]
+    return estimate(mine - its for mine, its in pairs if mine is not None and its is not None)
+
+
+def _verdict(name: str, best: str | None, difference: Estimate | None, runs: Sequence[StoredRun]) -> Verdict:
+    if all(run.failed for run in runs):
+        return "failed"
+    if not any(map(_learned, runs)):
+        return "did not start to learn"
+    if name == best:
+        return "best"
+    return (
+        "worse" if difference is not None and difference.high is not None and difference.high < 0 else "not told apart"
+    )
+
+
+def _standing(variant: Variant) -> tuple[int, float]:
+    """Sorts the variants: the best one first, what did not learn or has no accuracy last."""
+    order = {"best": 0, "not told apart": 1, "worse": 1, "did not start to learn": 2, "failed": 3}
+    accuracy = variant.test_accuracy
+    return order[variant.verdict], -accuracy.mean if accuracy is not None else math.inf
+
+
+def gradient_ratio(summary: Mapping[str, Any]) -> float | None:
+    """First layer over last in the last epoch; None where either is missing (no finite step) or the last is zero."""
+    gradients = [row["mean_abs"] for row in summary["gradients"].values()]
+    first, last = (gradients[0], gradients[-1]) if len(gradients) > 1 else (None, None)
+    return first / last if first is not None and last else None
+
+
+def _by_name(runs: Sequence[StoredRun], quantity: str, key: str) -> dict[str, Estimate | None]:
+    """Layer or site, in the order of the first run that has it -> the estimate over the runs."""
+    names = dict.fromkeys(name for run in runs for name in run.summary[quantity])
+    return {name: estimate(run.summary[quantity].get(name, {}).get(key) for run in runs) for name in names}
+
+
+_METRICS: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
+    "test_accuracy": lambda summary: summary["test"]["accuracy"],
+    "test_loss": lambda summary: summary["test"]["loss"],
+    "last_accuracy": lambda summary: summary["last"]["accuracy"],
+    "last_loss": lambda summary: summary["last"]["loss"],
+}
+"""What can be compared with a published number, read from a summary."""

@@ -1,0 +1,63 @@
+"""A comparison -> ``comparison.csv``, ``comparison.json`` and ``comparison.md``."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+from ignite_act.compare.comparison import Comparison, Estimate, Variant
+from ignite_act.compare.tables import comparison_tables, markdown
+from ignite_act.errors import UserError
+from ignite_act.run_files import write_atomically
+
+
+def write_comparisons(comparisons: Sequence[Comparison], directory: Path) -> list[Path]:
+    """Writes the three files.
+
+    Raises:
+        UserError: if the directory cannot be written.
+    """
+    contents = {
+        "comparison.csv": _csv(comparisons),
+        "comparison.json": json.dumps([item.to_dict() for item in comparisons], indent=2, allow_nan=False) + "\n",
+        "comparison.md": "\n".join(markdown(comparison_tables(comparison)) for comparison in comparisons),
+    }
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, content in contents.items():
+            write_atomically(directory / name, content)
+    except OSError as error:
+        raise UserError(f"cannot write {directory}: {error.strerror}") from error
+    return [directory / name for name in contents]
+
+
+def _csv(comparisons: Sequence[Comparison]) -> str:
+    """One line a variant; every number of an estimate has a column of its own."""
+    rows = [{"data": item.data, **_flat(variant)} for item in comparisons for variant in item.variants]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _flat(variant: Variant) -> dict[str, object]:
+    row: dict[str, object] = {"variant": variant.name, "verdict": variant.verdict}
+    row |= {"runs": len(variant.runs), "learned": variant.learned, "failed": variant.failed, "units": variant.units}
+    for name in ("test_accuracy", "test_loss", "last_accuracy", "last_loss", "difference", "epochs", "seconds", "dead",
+                 "gradient_ratio"):  # fmt: skip
+        row |= _numbers(name, getattr(variant, name))
+    row["stop_reasons"] = "; ".join(f"{count} x {reason}" for reason, count in variant.stop_reasons.items())
+    row |= {f"published_{metric}": value for metric, value in variant.published.items()}
+    for name in ("gradients", "dead_neurons"):
+        for place, value in getattr(variant, name).items():
+            row |= _numbers(f"{name}/{place}", value)
+    return row
+
+
+def _numbers(name: str, value: Estimate | None) -> dict[str, object]:
+    return {f"{name}_{part.name}": None if value is None else getattr(value, part.name) for part in fields(Estimate)}

@@ -1,0 +1,202 @@
+"""A comparison -> tables of words, the same for the terminal, for Markdown and for the page."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from rich.console import Group
+from rich.text import Text
+
+from ignite_act.compare.comparison import Comparison, Estimate, Variant
+from ignite_act.sinks.tables import new_table, number, percent
+
+Cell = Callable[[Variant], str]
+
+_STOPS = {"early_stopping": "early stopping", "all_epochs": "all epochs", "nonfinite": "non-finite loss"}
+_METRICS = {
+    "test_accuracy": ("test accuracy", percent),
+    "test_loss": ("test loss", number),
+    "last_accuracy": ("accuracy after the last epoch", percent),
+    "last_loss": ("loss after the last epoch", number),
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Words in rows and columns.
+
+    Attributes:
+        title: of the table.
+        headings: one a column; the first column holds names.
+        rows: one cell a column.
+    """
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def comparison_tables(comparison: Comparison) -> list[Table]:
+    """The variants, published numbers beside ours, gradients of the layers, dead neurons; empty ones left out."""
+    tables = [
+        variants_table(comparison),
+        published_table(comparison),
+        gradients_table(comparison),
+        dead_table(comparison),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def variants_table(comparison: Comparison) -> Table:
+    """One row a variant; what says nothing here (a difference with one variant) has no column."""
+    variants = comparison.variants
+    several = any(len(variant.runs) > 1 for variant in variants)
+    columns: list[tuple[str, Cell]] = [
+        ("activation", lambda variant: variant.name),
+        ("test accuracy", lambda variant: _interval(variant.test_accuracy)),
+    ]
+    if several:
+        columns.append(("std", lambda variant: _std(variant.test_accuracy)))
+    if len(variants) > 1:
+        columns.append(("difference to best", lambda variant: _difference(variant.difference)))
+        columns.append(("verdict", lambda variant: variant.verdict))
+    if several:
+        columns.append(("learned", lambda variant: f"{variant.learned}/{len(variant.runs)}"))
+    columns += [
+        ("epochs", lambda variant: _plus_minus(variant.epochs)),
+        ("gradient first/last", lambda variant: _median(variant.gradient_ratio)),
+        ("dead neurons", lambda variant: _dead(variant.dead, variant.units)),
+        ("time (s)", lambda variant: _plus_minus(variant.seconds)),
+        ("stopped", _stops),
+    ]
+    title = f"{comparison.data}: {_seeds(variants)}"
+    return _table(title, columns, variants)
+
+
+def published_table(comparison: Comparison) -> Table:
+    """Each published number, ours over the seeds beside it, and how many of our runs lie below it."""
+    rows = []
+    for variant in comparison.variants:
+        for metric, value in variant.published.items():
+            label, word = _METRICS[metric]
+            ours: Estimate | None = getattr(variant, metric)
+            place = variant.place(metric)
+            if ours is None or place is None:
+                continue
+            span = word(ours.mean) if ours.n == 1 else f"{word(ours.minimum)} to {word(ours.maximum)}"
+            rows.append((variant.name, label, word(value), word(ours.mean), span, f"{place[0]} of {place[1]}"))
+    headings = ("activation", "quantity", "published", "ours, mean", "ours, range", "our runs below it")
+    return Table("published numbers beside ours", headings, tuple(rows))
+
+
+def gradients_table(comparison: Comparison) -> Table:
+    """Mean absolute gradient of each layer in the last epoch, median over the runs."""
+    layers = dict.fromkeys(layer for variant in comparison.variants for layer in variant.gradients)
+    columns: list[tuple[str, Cell]] = [("activation", lambda variant: variant.name)]
+    columns += [(layer, functools.partial(_gradient, layer)) for layer in layers]
+    return _table(
+        "mean absolute gradient in the last epoch, median over the seeds", columns, comparison.variants, layers
+    )
+
+
+def dead_table(comparison: Comparison) -> Table:
+    """Dead neurons at each site with the best weights, mean over the runs."""
+    sites = dict.fromkeys(site for variant in comparison.variants for site in variant.dead_neurons)
+    columns: list[tuple[str, Cell]] = [("activation", lambda variant: variant.name)]
+    columns += [(site, functools.partial(_dead_at, site)) for site in sites]
+    title = "dead neurons over all training samples, with the best weights, mean over the seeds"
+    return _table(title, columns, comparison.variants, sites)
+
+
+def markdown(tables: Iterable[Table]) -> str:
+    """The tables as Markdown."""
+    return "\n".join(_markdown(table) for table in tables)
+
+
+def terminal(table: Table) -> Group:
+    """A table for the terminal."""
+    headings = [heading.replace(" ", "\n") if heading in _STACKED else heading for heading in table.headings]
+    grid = new_table(headings, _WORDS, _WORDS)
+    for row in table.rows:
+        grid.add_row(*map(Text, row))
+    return Group(Text(table.title, style="bold"), grid)
+
+
+_WORDS = {"stopped", "verdict", "quantity"}
+_STACKED = {"test accuracy", "difference to best", "gradient first/last", "dead neurons", "our runs below it"}
+
+
+def _table(
+    title: str, columns: Sequence[tuple[str, Cell]], variants: Sequence[Variant], wanted: object = True
+) -> Table:
+    rows = [tuple(cell(variant) for _, cell in columns) for variant in variants] if wanted else []
+    return Table(title, tuple(heading for heading, _ in columns), tuple(rows))
+
+
+def _markdown(table: Table) -> str:
+    lines = [table.headings, tuple("---" for _ in table.headings), *table.rows]
+    body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return f"**{table.title}**\n\n{body}\n"
+
+
+def _seeds(variants: Sequence[Variant]) -> str:
+    counts = sorted({len(variant.runs) for variant in variants})
+    if counts == [1]:
+        return "one seed"
+    return f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds, mean ± half of the 95 % interval"
+
+
+def _gradient(layer: str, variant: Variant) -> str:
+    return _median(variant.gradients.get(layer))
+
+
+def _dead_at(site: str, variant: Variant) -> str:
+    return _mean(variant.dead_neurons.get(site), ".3g")
+
+
+def _interval(value: Estimate | None) -> str:
+    if value is None:
+        return "-"
+    if value.high is None:
+        return percent(value.mean)
+    return f"{100 * value.mean:.2f} ± {100 * (value.high - value.mean):.2f} %"
+
+
+def _difference(value: Estimate | None) -> str:
+    if value is None:
+        return "-"
+    if value.low is None or value.high is None:
+        return f"{100 * value.mean:+.2f}"
+    return f"{100 * value.mean:+.2f} [{100 * value.low:+.2f}, {100 * value.high:+.2f}]"
+
+
+def _std(value: Estimate | None) -> str:
+    return "-" if value is None or value.std is None else f"{100 * value.std:.2f}"
+
+
+def _plus_minus(value: Estimate | None) -> str:
+    if value is None or value.high is None:
+        return _mean(value, ".0f")
+    return f"{value.mean:.0f} ± {value.high - value.mean:.0f}"
+
+
+def _mean(value: Estimate | None, how: str) -> str:
+    return "-" if value is None else format(value.mean, how)
+
+
+def _median(value: Estimate | None) -> str:
+    return number(None if value is None else value.median)
+
+
+def _dead(value: Estimate | None, units: int) -> str:
+    return "-" if value is None else f"{value.mean:.3g}/{units}"
+
+
+def _stops(variant: Variant) -> str:
+    reasons = Counter(_STOPS.get(run.summary["stop"], run.summary["stop_reason"]) for run in variant.runs)
+    if len(reasons) == 1:
+        return next(iter(reasons))
+    return ", ".join(f"{count} x {reason}" for reason, count in reasons.items())
