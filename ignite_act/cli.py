@@ -6,15 +6,21 @@ import functools
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import click
 
 from ignite_act import __version__
 from ignite_act.config import PER_DATA, StudyConfig, load_study
 from ignite_act.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ignite_act.config import RunConfig
+    from ignite_act.run_files import StoredRun
 
 OUTPUT_DIR = Path("runs")
 
@@ -108,17 +114,35 @@ def _default(name: str, field: Any) -> str:
     "--output-dir", type=click.Path(file_okay=False), default=str(OUTPUT_DIR), show_default=True,
     help="where the run directories go",
 )  # fmt: skip
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="train so many runs side by side")
+@click.option("--cluster", metavar="ADDRESS", help="train on the Dask cluster whose scheduler is there (tcp://...)")
 @click.option("--resume", is_flag=True, help="go on with interrupted runs; finished ones are kept")
 @click.option("--overwrite", is_flag=True, help="start over where a run exists")
 @click.option("-q", "--quiet", is_flag=True, help="no progress, no tables")
 @one_line_errors
-def run(config_path: Path | None, output_dir: str, resume: bool, overwrite: bool, quiet: bool, **options: Any) -> None:
-    """Trains one network per activation function, with diagnostics, and compares them.
+def run(
+    config_path: Path | None,
+    output_dir: str,
+    jobs: int,
+    cluster: str | None,
+    resume: bool,
+    overwrite: bool,
+    quiet: bool,
+    **options: Any,
+) -> None:
+    """Trains one network per activation function and seed, with diagnostics, and compares them.
 
-    Example: ignite-act run --act relu --act leakyrelu:negative_slope=0.1
+    Several runs make a sweep: the same command again keeps what is finished and goes on with the rest.
+
+    \b
+    Examples:
+      ignite-act run --act relu --act leakyrelu:negative_slope=0.1
+      ignite-act run --act all --seeds 5 --jobs 2
     """
     if resume and overwrite:
         raise UserError("--resume goes on and --overwrite starts over: choose one")
+    if cluster is not None and jobs > 1:
+        raise UserError("--jobs is for this machine, a cluster has its own workers: choose one")
     if not output_dir:
         raise UserError("--output-dir is empty; a dot means the current directory")
     given = {name: value for name, value in options.items() if value is not None and value != ()}
@@ -126,36 +150,141 @@ def run(config_path: Path | None, output_dir: str, resume: bool, overwrite: bool
 
     from rich.console import Console
 
-    from ignite_act import experiment, run_files, variants
-    from ignite_act.compare import compare, comparison_tables, terminal
+    from ignite_act import experiment, variants
+    from ignite_act.run_files import read_run
+
+    configs, place = variants.expand_study(study), Path(output_dir)
+    console = Console(quiet=quiet, highlight=False)
+    if len(configs) == 1 and cluster is None:
+        result = experiment.run(configs[0], place, resume=resume, overwrite=overwrite, quiet=quiet)
+        runs, results = [read_run(result.directory)], result.directory
+        _show_inside(console, result.summary)
+    else:
+        runs = _sweep(console, configs, place, jobs=jobs, cluster=cluster, overwrite=overwrite)
+        results = place / study.data
+    _show_comparisons(console, runs, results)
+    console.print(f"run directory  {results}", markup=False, soft_wrap=True)
+    if study.diagnostics:
+        costs = sorted(run.summary["cost"] for run in runs if not run.failed)
+        shown = dict.fromkeys(f"{cost:.0%}" for cost in (costs[:1] + costs[-1:]))
+        console.print(f"diagnostics    took {' to '.join(shown) or '?'} of the training time")
+    console.print(f"look inside    {_tensorboard_command(place)}", markup=False, soft_wrap=True)
+    failed = sum(run.failed for run in runs)
+    if failed:
+        click.echo(
+            f"{failed} of {len(runs)} runs failed: the reasons are in their summary.json and train.log", err=True
+        )
+        sys.exit(1)
+
+
+def _sweep(
+    console: Console, configs: list[RunConfig], place: Path, *, jobs: int, cluster: str | None, overwrite: bool
+) -> list[StoredRun]:
+    """Trains what is missing under one display and returns all runs, in the order of their configurations."""
+    from ignite_act import run_files, sweep
+    from ignite_act.progress import SweepProgress
+
+    plan = sweep.plan(configs, place, resume=not overwrite, overwrite=overwrite, check_data=cluster is None)
+    if plan.kept:
+        console.print(f"kept {len(plan.kept)} of {len(configs)} runs, which are finished")
+    with SweepProgress(plan, console) as progress:
+        for run in plan.run(jobs=jobs, cluster=cluster):
+            progress.show(run)
+    return [run_files.read_run(run_files.run_directory(config, place)) for config in configs]
+
+
+def _show_inside(console: Console, summary: Mapping[str, Any]) -> None:
+    """The layers and the activations of one run."""
     from ignite_act.sinks import tables
 
-    runs = variants.expand_study(study)
-    for config in runs:  # all of them before the first is started
-        directory = run_files.run_directory(config, Path(output_dir))
-        run_files.check_run_directory(config, directory, resume=resume, overwrite=overwrite)
-    console = Console(quiet=quiet, highlight=False)
-    results = []
-    for number, config in enumerate(runs, start=1):
-        name = variants.activation_slug(config.act)
-        console.print(f"[{number}/{len(runs)}] {name} on {config.data}, seed {config.seed}", markup=False)
-        results.append(experiment.run(config, Path(output_dir), resume=resume, overwrite=overwrite, quiet=quiet))
-    for result in results:
-        name = result.summary["activation"]
-        if result.summary["gradients"]:
-            console.print(tables.layers_table(f"{name}: gradients, last epoch", result.summary["gradients"]))
-        if result.summary["activations"]:
-            title = f"{name}: activations of the best weights, all training samples"
-            console.print(tables.sites_table(title, result.summary["activations"], result.summary["dead_neurons"]))
-    (comparison,) = compare(run_files.read_run(result.directory) for result in results)
-    for table in comparison_tables(comparison):
-        console.print(terminal(table))
-    for result in results:
-        console.print(f"run directory  {result.directory}", markup=False, soft_wrap=True)
-    if study.diagnostics:
-        costs = sorted({f"{result.summary['cost']:.0%}" for result in results}, key=lambda cost: int(cost[:-1]))
-        console.print(f"diagnostics    took {' to '.join(dict.fromkeys((costs[0], costs[-1])))} of the training time")
-    console.print(f"look inside    {_tensorboard_command(Path(output_dir))}", markup=False, soft_wrap=True)
+    name = summary["activation"]
+    if summary["gradients"]:
+        console.print(tables.layers_table(f"{name}: gradients, last epoch", summary["gradients"]))
+    if summary["activations"]:
+        title = f"{name}: activations of the best weights, all training samples"
+        console.print(tables.sites_table(title, summary["activations"], summary["dead_neurons"]))
+
+
+def _show_comparisons(console: Console, runs: Sequence[StoredRun], directory: Path) -> None:
+    """The tables of the variants, and the files that show more."""
+    from ignite_act.compare import compare, comparison_tables, terminal, write_comparisons
+    from ignite_act.html import write_report
+
+    comparisons = compare(runs)
+    for comparison in comparisons:
+        for table in comparison_tables(comparison):
+            console.print(terminal(table))
+    if len(runs) > 1:
+        *_, written = write_comparisons(comparisons, directory)
+        console.print(f"comparison     {written} (also .csv, .json)", markup=False, soft_wrap=True)
+    page = write_report(runs, directory / "report.html")
+    console.print(f"page           {page}", markup=False, soft_wrap=True)
+
+
+def places_argument(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Directories that hold runs."""
+    kind = click.Path(exists=True, file_okay=False, path_type=Path)
+    return click.argument("places", type=kind, nargs=-1, required=True)(command)
+
+
+@main.command("compare")
+@places_argument
+@click.option(
+    "--output-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="where the files go  [default: the runs' common directory]",
+)
+@one_line_errors
+def compare_runs(places: tuple[Path, ...], output_dir: Path | None) -> None:
+    """Compares variants over seeds: prints tables, writes comparison.csv, .json and .md.
+
+    PLACES are run directories, or directories above them: ignite-act compare runs/digits
+    """
+    from rich.console import Console
+
+    from ignite_act.compare import compare, comparison_tables, terminal, write_comparisons
+
+    console = Console(highlight=False)
+    comparisons = compare(_stored_runs(places))
+    for comparison in comparisons:
+        for table in comparison_tables(comparison):
+            console.print(terminal(table))
+    *_, written = write_comparisons(comparisons, output_dir or _common(places))
+    console.print(f"comparison     {written} (also .csv, .json)", markup=False, soft_wrap=True)
+
+
+@main.command()
+@places_argument
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="the file  [default: report.html in the runs' common directory]",
+)
+@one_line_errors
+def report(places: tuple[Path, ...], output: Path | None) -> None:
+    """Writes one HTML page that shows the runs and needs no server and no network.
+
+    PLACES are run directories, or directories above them: ignite-act report runs/digits
+    """
+    from ignite_act.html import write_report
+
+    runs = _stored_runs(places)
+    click.echo(f"page           {write_report(runs, output or _common(places) / 'report.html')}")
+
+
+def _stored_runs(places: tuple[Path, ...]) -> list[StoredRun]:
+    from ignite_act.run_files import find_runs
+
+    runs, left_out = find_runs(places)
+    for reason in left_out.values():
+        click.echo(f"left out: {reason}", err=True)
+    if not runs:
+        raise UserError(f"there is no finished run in {', '.join(map(str, places))}")
+    return runs
+
+
+def _common(places: tuple[Path, ...]) -> Path:
+    return places[0] if len(places) == 1 else Path(os.path.commonpath([place.absolute() for place in places]))
 
 
 def _tensorboard_command(log_dir: Path) -> str:

@@ -137,8 +137,16 @@ def run(
     parts = prepare(config)
     checkpoint = resumable_checkpoint(directory) if resume else None
     make_run_directory(directory, config, keep=checkpoint is not None)
-    with log_file(directory / "train.log"), _outputs(directory, config, checkpoint, quiet=quiet) as sinks:
-        return _Run(parts, directory, sinks, quiet=quiet).execute(checkpoint)
+    with (
+        log_file(directory / "train.log"),
+        _outputs(directory, config, checkpoint, quiet=quiet) as (sinks, tensorboard),
+    ):
+        result = _Run(parts, directory, sinks, quiet=quiet).execute(checkpoint)
+        try:
+            tensorboard.write_outcome(_settings(config), _outcome(result.summary))
+        except OSError as error:
+            logger.warning("the row of the HParams table cannot be written: %s", error)
+        return result
 
 
 class _Run:
@@ -382,8 +390,8 @@ def _device(name: str) -> torch.device:
 @contextlib.contextmanager
 def _outputs(
     directory: Path, config: RunConfig, checkpoint: Mapping[str, Any] | None, *, quiet: bool
-) -> Iterator[FanOut]:
-    """The sinks of a run; what was written after the checkpoint is taken back."""
+) -> Iterator[tuple[FanOut, TensorBoardSink]]:
+    """All sinks of a run, and the one of TensorBoard; what was written after the checkpoint is taken back."""
     epoch = checkpoint["run"]["epoch"] if checkpoint is not None else None
     path = directory / "epochs.jsonl"
     if epoch is not None:
@@ -394,9 +402,28 @@ def _outputs(
     if not quiet:
         sinks.append(ConsoleSink(max_epochs=config.max_epochs))
     try:
-        yield FanOut(sinks)
+        yield FanOut(sinks), tensorboard
     finally:
         tensorboard.close()
+
+
+def _settings(config: RunConfig) -> dict[str, Any]:
+    """What may explain the outcome of a run."""
+    shown = config.model_dump(mode="json", exclude={"published", "data_root", "device", "diagnostics", "every"})
+    return {**shown, "act": activation_slug(config.act)}
+
+
+def _outcome(summary: Mapping[str, Any]) -> dict[str, float | None]:
+    """The numbers by which runs are compared."""
+    return {
+        "test_accuracy": summary["test"]["accuracy"],
+        "test_loss": summary["test"]["loss"],
+        "validation_accuracy": summary["validation"]["accuracy"],
+        "best_epoch": summary["best_epoch"],
+        "epochs": summary["epochs"],
+        "seconds": summary["seconds"],
+        "dead_neurons": sum(row["dead"] for row in summary["dead_neurons"].values()),
+    }
 
 
 def _finite(value: float) -> float | None:

@@ -26,6 +26,8 @@ from ignite_act.report import EpochReport
 from ignite_act.sinks import read_reports
 from ignite_act.variants import activation_slug
 
+logger = logging.getLogger(__name__)
+
 SCHEMA = 2
 """Version of ``summary.json`` and of the checkpoints."""
 _PACKAGES = ("ignite-act", "torch", "torchvision", "pytorch-ignite", "tensorboardX", "numpy", "scikit-learn")
@@ -110,8 +112,9 @@ def make_run_directory(directory: Path, config: RunConfig, *, keep: bool) -> Non
     """
     try:
         (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (directory / "summary.json").unlink(missing_ok=True)
         if not keep:
-            for pattern in ("epochs.jsonl", "summary.json", "train.log", "events.out.*", "checkpoints/*.pt"):
+            for pattern in ("epochs.jsonl", "report.html", "train.log", "events.out.*", "checkpoints/*.pt"):
                 for path in directory.glob(pattern):
                     path.unlink()
         record = {"config": config.model_dump(mode="json"), "versions": versions(), "command": shlex.join(sys.argv)}
@@ -125,7 +128,37 @@ def is_finished(directory: Path, config: RunConfig) -> bool:
     if not path.exists():
         return False
     summary = read_summary(path)
+    if summary["stop"] == "failed":
+        return False
     return not (summary["stop"] == "all_epochs" and summary["epochs"] < config.max_epochs)
+
+
+def record_failure(directory: Path, config: RunConfig, error: Exception) -> Path:
+    """Makes an error the result of a run: the reason in ``summary.json``, the traceback in ``train.log``.
+
+    Raises:
+        UserError: if the directory cannot be written.
+    """
+    make_run_directory(directory, config, keep=True)
+    epochs = 0
+    try:
+        with log_file(directory / "train.log"):
+            logger.error("the run failed", exc_info=error)
+        with contextlib.suppress(UserError):
+            epochs = len(run_reports(directory))
+        summary = {
+            "schema": SCHEMA,
+            "activation": activation_slug(config.act),
+            "seed": config.seed,
+            "epochs": epochs,
+            "stop": "failed",
+            "stop_reason": f"{type(error).__name__}: {first_line(error)}",
+            "versions": versions(),
+        }
+        write_atomically(directory / "summary.json", json.dumps(summary, indent=2) + "\n")
+    except OSError as problem:
+        raise UserError(f"cannot write {directory}: {problem.strerror}") from problem
+    return directory
 
 
 def read_run(directory: Path) -> StoredRun:
@@ -153,13 +186,9 @@ def find_runs(places: Iterable[Path]) -> tuple[list[StoredRun], dict[Path, str]]
     Returns:
         The runs, and the directories whose run was left out, each with the reason.
 
-    Raises:
-        UserError: if a place does not exist or there is no run at all.
     """
     directories: dict[Path, Path] = {}
     for place in places:
-        if not place.is_dir():
-            raise UserError(f"there is no directory {place}")
         found = sorted(path.parent for path in place.rglob("config.yaml"))
         directories.update({directory.resolve(): directory for directory in reversed(found)})
     runs, left_out = [], {}
@@ -192,6 +221,14 @@ def run_reports(directory: Path) -> list[EpochReport]:
         return read_reports(path) if path.exists() else []
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {first_line(error)}; --overwrite starts over") from error
+
+
+def epochs_done(directory: Path) -> int:
+    """How many reports a run has written, without reading them; 0 if that cannot be told."""
+    try:
+        return (directory / "epochs.jsonl").read_bytes().count(b"\n")
+    except OSError:
+        return 0
 
 
 def last_report(directory: Path) -> EpochReport | None:

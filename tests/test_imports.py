@@ -20,7 +20,7 @@ LEVELS = [
     {"engines", "handlers", "lightning", "run_files"},
     {"compare", "experiment"},
     {"inspection", "sweep"},
-    {"html"},
+    {"html", "progress"},
     {"cli"},
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}

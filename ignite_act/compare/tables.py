@@ -40,18 +40,18 @@ class Table:
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
-    """The variants, published numbers beside ours, gradients of the layers, dead neurons; empty ones left out."""
-    tables = [
-        variants_table(comparison),
-        published_table(comparison),
-        gradients_table(comparison),
-        dead_table(comparison),
-    ]
+    """How the variants stand, published numbers beside ours, how they trained, layers, sites; empty ones left out.
+
+    A single run has only what is not in its own tables.
+    """
+    tables = [scores_table(comparison), published_table(comparison), training_table(comparison)]
+    if len(comparison.variants) > 1 or len(comparison.variants[0].runs) > 1:
+        tables += [gradients_table(comparison), dead_table(comparison)]
     return [table for table in tables if table.rows]
 
 
-def variants_table(comparison: Comparison) -> Table:
-    """One row a variant; what says nothing here (a difference with one variant) has no column."""
+def scores_table(comparison: Comparison) -> Table:
+    """How the variants stand; what says nothing (a difference with one variant) has no column."""
     variants = comparison.variants
     several = any(len(variant.runs) > 1 for variant in variants)
     columns: list[tuple[str, Cell]] = [
@@ -62,18 +62,23 @@ def variants_table(comparison: Comparison) -> Table:
         columns.append(("std", lambda variant: _std(variant.test_accuracy)))
     if len(variants) > 1:
         columns.append(("difference to best", lambda variant: _difference(variant.difference)))
+    columns.append(("learned", lambda variant: f"{variant.learned}/{len(variant.runs)}"))
+    if len(variants) > 1:
         columns.append(("verdict", lambda variant: variant.verdict))
-    if several:
-        columns.append(("learned", lambda variant: f"{variant.learned}/{len(variant.runs)}"))
-    columns += [
+    return _table(f"{comparison.data}: {_seeds(variants)}", columns, variants)
+
+
+def training_table(comparison: Comparison) -> Table:
+    """How long the variants trained, why they stopped and what they look like inside."""
+    columns: list[tuple[str, Cell]] = [
+        ("activation", lambda variant: variant.name),
         ("epochs", lambda variant: _plus_minus(variant.epochs)),
+        ("time (s)", lambda variant: _plus_minus(variant.seconds, _precision(variant.seconds))),
         ("gradient first/last", lambda variant: _median(variant.gradient_ratio)),
         ("dead neurons", lambda variant: _dead(variant.dead, variant.units)),
-        ("time (s)", lambda variant: _plus_minus(variant.seconds)),
         ("stopped", _stops),
     ]
-    title = f"{comparison.data}: {_seeds(variants)}"
-    return _table(title, columns, variants)
+    return _table("training, and inside the network at its end", columns, comparison.variants)
 
 
 def published_table(comparison: Comparison) -> Table:
@@ -118,7 +123,7 @@ def markdown(tables: Iterable[Table]) -> str:
 
 def terminal(table: Table) -> Group:
     """A table for the terminal."""
-    headings = [heading.replace(" ", "\n") if heading in _STACKED else heading for heading in table.headings]
+    headings = [heading.replace(" ", "\n", 1) if heading in _STACKED else heading for heading in table.headings]
     grid = new_table(headings, _WORDS, _WORDS)
     for row in table.rows:
         grid.add_row(*map(Text, row))
@@ -177,10 +182,14 @@ def _std(value: Estimate | None) -> str:
     return "-" if value is None or value.std is None else f"{100 * value.std:.2f}"
 
 
-def _plus_minus(value: Estimate | None) -> str:
+def _plus_minus(value: Estimate | None, how: str = ".0f") -> str:
     if value is None or value.high is None:
-        return _mean(value, ".0f")
-    return f"{value.mean:.0f} ± {value.high - value.mean:.0f}"
+        return _mean(value, how)
+    return f"{value.mean:{how}} ± {value.high - value.mean:{how}}"
+
+
+def _precision(value: Estimate | None) -> str:
+    return ".1f" if value is not None and value.mean < 10 else ".0f"
 
 
 def _mean(value: Estimate | None, how: str) -> str:

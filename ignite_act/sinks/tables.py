@@ -97,8 +97,7 @@ def new_table(headings: Iterable[str], words: Container[str], wrapped: Container
     for index, heading in enumerate(headings):
         left, wraps = index == 0 or heading in words, index == 0 or heading in wrapped
         justify: Literal["left", "right"] = "left" if left else "right"
-        width = 12 if wraps else None
-        table.add_column(heading, justify=justify, overflow="fold", no_wrap=not wraps, min_width=width)
+        table.add_column(heading, justify=justify, overflow="fold", no_wrap=not wraps)
     return table
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.summary import custom_scalars, histogram_raw
+from tensorboardX.summary import custom_scalars, histogram_raw, hparams
 
 from ignite_act.report import EpochReport
 
@@ -58,6 +59,21 @@ class TensorBoardSink:
         for tag, histogram in histograms(report).items():
             summary.MergeFrom(histogram_raw(name=tag, **histogram))
         self._write_event(report.epoch, summary=summary)
+
+    def write_outcome(self, settings: Mapping[str, Any], outcome: Mapping[str, float | None]) -> None:
+        """Writes the row of this run in the table of the HParams tab, at step 0.
+
+        Args:
+            settings: names and plain values; lists become words, what is None is left out.
+            outcome: names and final numbers; what is None is left out.
+        """
+        numbers = {f"outcome/{name}": float(value) for name, value in outcome.items() if value is not None}
+        plain = {name: value if isinstance(value, (bool, int, float)) else _word(value)
+                 for name, value in settings.items() if value is not None}  # fmt: skip
+        for summary in hparams(plain, numbers):
+            self._write_event(0, summary=summary)
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in numbers.items()]
+        self._write_event(0, summary=Summary(value=values))
 
     def close(self) -> None:
         """Ends the event file; doing it twice is fine."""
@@ -116,6 +132,10 @@ def histograms(report: EpochReport) -> dict[str, dict[str, Any]]:
             "bucket_counts": [0, *row["counts"]],
         }
     return found
+
+
+def _word(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _tag(name: str) -> str:

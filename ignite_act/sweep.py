@@ -1,0 +1,175 @@
+"""Many runs, side by side: on the cores of this machine, or on a Dask cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import joblib
+
+from ignite_act import experiment
+from ignite_act.config import RunConfig
+from ignite_act.data import load_data
+from ignite_act.errors import UserError, first_line
+from ignite_act.run_files import (
+    StoredRun,
+    check_run_directory,
+    is_finished,
+    read_run,
+    record_failure,
+    run_directory,
+)
+
+CLUSTER_TIMEOUT = 10
+"""Seconds to wait for a cluster to answer."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Runs to be trained, those already there left out.
+
+    Attributes:
+        configs: what to train.
+        kept: finished runs with the same settings.
+        output_dir: where the run directories are, as an absolute path.
+        begin: when it was planned, as ``time.time()``.
+        overwrite: start runs over that are there.
+    """
+
+    configs: tuple[RunConfig, ...]
+    kept: tuple[StoredRun, ...]
+    output_dir: Path
+    begin: float
+    overwrite: bool = False
+
+    def run(self, *, jobs: int = 1, cluster: str | None = None) -> Iterator[StoredRun]:
+        """Trains, and yields every run as it ends; one that fails is recorded with the reason and yielded like others.
+
+        Each of several jobs is a process of its own with its share of the cores. Where a process dies (the memory is
+        exhausted, say), the runs that were under way are tried once more, each alone.
+
+        Args:
+            jobs: how many runs to train at the same time; 1 trains in this process.
+            cluster: address of a Dask scheduler that trains instead; its workers must see ``output_dir``.
+
+        Raises:
+            UserError: if the cluster cannot be reached.
+        """
+        if not self.configs:
+            return
+        if jobs == 1 and cluster is None:
+            for config in self.configs:
+                yield read_run(train(config, self.output_dir, overwrite=self.overwrite))
+            return
+        with _this_machine(jobs) if cluster is None else _cluster(cluster) as died:
+            yield from self._train_whatever_dies(-1 if cluster else jobs, died)
+
+    def _train_whatever_dies(self, jobs: int, died: type[Exception]) -> Iterator[StoredRun]:
+        ended: set[Path] = set()
+        try:
+            for run in self._train(self.configs, jobs, overwrite=self.overwrite):
+                ended.add(run.directory)
+                yield run
+        except died:
+            left = [config for config in self.configs if self.directory(config) not in ended]
+            for config in sorted(left, key=lambda config: not self.under_way(config)):
+                yield self._train_alone(config, died)
+
+    def _train_alone(self, config: RunConfig, died: type[Exception]) -> StoredRun:
+        try:
+            return next(self._train([config], 2))  # 2, for a process of its own
+        except died as error:
+            return read_run(record_failure(self.directory(config), config, error))
+
+    def _train(self, configs: Iterable[RunConfig], jobs: int, *, overwrite: bool = False) -> Iterator[StoredRun]:
+        calls = (joblib.delayed(train)(config, self.output_dir, overwrite=overwrite) for config in configs)
+        for directory in joblib.Parallel(n_jobs=jobs, batch_size=1, return_as="generator_unordered")(calls):
+            yield read_run(directory)
+
+    def directory(self, config: RunConfig) -> Path:
+        """The directory of one of the runs."""
+        return run_directory(config, self.output_dir)
+
+    def under_way(self, config: RunConfig) -> bool:
+        """Whether one of the runs has been started and has not ended."""
+        directory = self.directory(config)
+        with contextlib.suppress(OSError):
+            started = (directory / "config.yaml").stat().st_mtime >= self.begin
+            return started and not (directory / "summary.json").exists()
+        return False
+
+
+def plan(
+    configs: Sequence[RunConfig],
+    output_dir: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    check_data: bool = True,
+) -> Sweep:
+    """Looks at what is there before anything is trained or written.
+
+    Args:
+        configs: all runs, on the same data.
+        output_dir: where the run directories are.
+        resume: go on with runs that are there; finished ones are kept.
+        overwrite: start all of them over.
+        check_data: see whether the data can be had on this machine.
+
+    Raises:
+        UserError: if a run is there and neither is asked for, or was made with other settings, or there is no data.
+    """
+    place = output_dir.absolute()
+    for config in configs:
+        check_run_directory(config, run_directory(config, output_dir), resume=resume, overwrite=overwrite)
+    kept = [] if overwrite else [config for config in configs if is_finished(run_directory(config, place), config)]
+    missing = tuple(config for config in configs if config not in kept)
+    if check_data and missing:
+        load_data(missing[0].data, missing[0].data_root)
+    stored = tuple(read_run(run_directory(config, place)) for config in kept)
+    return Sweep(missing, stored, place, time.time(), overwrite)
+
+
+def train(config: RunConfig, output_dir: Path, *, overwrite: bool = False) -> Path:
+    """Trains one run of a sweep, or goes on with it, and returns its directory; an error becomes its result.
+
+    One run at a time in a process: torch has one random state for all threads, and Dask may call from several.
+    """
+    directory = run_directory(config, output_dir)
+    with _ONE_AT_A_TIME:
+        try:
+            experiment.run(config, output_dir, resume=not overwrite, overwrite=overwrite, quiet=True)
+        except Exception as error:
+            record_failure(directory, config, error)
+    return directory
+
+
+@contextlib.contextmanager
+def _this_machine(jobs: int) -> Iterator[type[Exception]]:
+    """joblib's calls go to processes that share the cores; gives the error that says that one died."""
+    with joblib.parallel_config("loky", inner_max_num_threads=max(1, joblib.cpu_count() // jobs)):
+        yield BrokenExecutor
+
+
+@contextlib.contextmanager
+def _cluster(address: str) -> Iterator[type[Exception]]:
+    """joblib's calls go to the Dask scheduler at an address; gives the error that says that a worker died."""
+    try:
+        from distributed import Client
+        from distributed.scheduler import KilledWorker
+    except ImportError as error:
+        raise UserError("--cluster needs Dask: pip install 'ignite-act[cluster]'") from error
+    try:
+        client = Client(address, timeout=CLUSTER_TIMEOUT)
+    except (OSError, ValueError, TypeError) as error:  # TimeoutError is an OSError
+        raise UserError(f"no Dask scheduler answers at {address}: {first_line(error)}") from error
+    with client, joblib.parallel_config("dask", wait_for_workers_timeout=CLUSTER_TIMEOUT):
+        yield KilledWorker
+
+
+_ONE_AT_A_TIME = threading.Lock()
