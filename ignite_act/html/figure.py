@@ -18,17 +18,24 @@ class Panel:
         title: the heading above it, plain text.
         traces: Plotly's; ``meta`` is the number of the variant that a trace belongs to, see `page.js`.
         layout: Plotly's, beyond the look that all drawings share.
-        frames: for each position of the page's slider the ``y`` of every trace; empty if the drawing does not move.
+        frames: for each position of the figure's slider the ``y`` of every trace; empty if the drawing does not move.
+        scale: drawings of a figure with the same word have the same range on the y axis.
     """
 
     title: str
     traces: Sequence[Trace]
     layout: Mapping[str, Any] = field(default_factory=dict)
     frames: Sequence[Sequence[Sequence[float | None]]] = ()
+    scale: str = ""
 
     def plain(self) -> dict[str, Any]:
         """What the page's program reads."""
-        return {"data": list(self.traces), "layout": dict(self.layout), "frames": list(self.frames)}
+        return {
+            "data": list(self.traces),
+            "layout": dict(self.layout),
+            "frames": list(self.frames),
+            "scale": self.scale,
+        }
 
 
 @dataclass(frozen=True)
