@@ -18,7 +18,7 @@ _SCORES = [
     ("training accuracy", "accuracy", "train"),
     ("validation accuracy", "accuracy", "validation"),
 ]
-_LOSS = {"type": "log", "title": {"text": "loss (log scale)"}, "hoverformat": ".4g", "exponentformat": "power"}
+_LOSS = {"type": "log", "title": {"text": "loss (log scale)"}, "hoverformat": ".4g", "tickformat": "~g"}
 _ACCURACY = {"title": {"text": "accuracy"}, "tickformat": ".0%", "hoverformat": ".2%"}
 _GRADIENT = {"type": "log", "title": {"text": "mean |gradient|"}, "hoverformat": ".3g", "exponentformat": "power"}
 _DEAD = {"title": {"text": "dead units"}, "tickformat": ".0%", "hoverformat": ".2%", "rangemode": "tozero"}
@@ -67,26 +67,32 @@ def depth_figure(histories: Sequence[History]) -> Figure | None:
         "The same gradients in the last epoch of each run. A line that falls towards the input is a gradient that "
         f"vanishes on its way back. Line: median over the seeds{_band_caption(histories)}."
     )
-    return _figure("Gradients by depth", caption, [Panel("", lines, {"xaxis": axis, "yaxis": _GRADIENT})])
+    return _figure(
+        "Gradients by depth", caption, [Panel("", lines, {"xaxis": axis, "yaxis": _GRADIENT}, scale="depth")]
+    )
 
 
 def dead_figure(histories: Sequence[History]) -> Figure | None:
-    """Dead units of each site."""
+    """Dead units of each site; the variants that never had any are named, not drawn."""
+    sites = _names(histories, lambda report: report.dead_neurons)
+    dying = [history for history in histories if _ever_dead(history)]
     panels = [
         Panel(
-            _site_title(site, histories),
-            [trace for history in histories for trace in traces(history, functools.partial(_dead_share, site))],
+            _site_title(site, dying),
+            [trace for history in dying for trace in traces(history, functools.partial(_dead_share, site))],
             _over_epochs(_DEAD),
             scale="dead",
         )
-        for site in _names(histories, lambda report: report.dead_neurons)
+        for site in sites
     ]
     caption = (
         "Dead: the derivative of the activation function was exactly zero for every training sample of the epoch, so "
         "the unit learned nothing from any of them. For ReLU that means an output of 0 for all samples. Functions "
         "without a flat piece have no dead units by definition. "
     )
-    return _figure("Dead neurons", caption + seeds_caption(histories), panels)
+    never = [history.variant.name for history in histories if history not in dying and history.counted]
+    without = f" No unit was dead in any epoch with {', '.join(never)}." if never else ""
+    return Figure("Dead neurons", caption + seeds_caption(dying) + without, _filled(panels)) if sites else None
 
 
 def seeds_caption(histories: Sequence[History], middle: str = "mean") -> str:
@@ -115,8 +121,12 @@ def _several(histories: Sequence[History]) -> bool:
 
 def _figure(title: str, caption: str, panels: Iterable[Panel]) -> Figure | None:
     """The figure with the drawings that have something in them; None without any."""
-    kept = [panel for panel in panels if any(value is not None for trace in panel.traces for value in trace["y"])]
+    kept = _filled(panels)
     return Figure(title, caption.strip(), kept) if kept else None
+
+
+def _filled(panels: Iterable[Panel]) -> list[Panel]:
+    return [panel for panel in panels if any(value is not None for trace in panel.traces for value in trace["y"])]
 
 
 def _over_epochs(yaxis: dict[str, Any]) -> dict[str, Any]:
@@ -144,10 +154,15 @@ def _dead_share(site: str, report: EpochReport) -> float | None:
     return dead / units if dead is not None and units else None
 
 
+def _ever_dead(history: History) -> bool:
+    runs = (*history.counted, *history.left_out)
+    return any(row.get("dead") for run in runs for report in run for row in report.dead_neurons.values())
+
+
 def _site_title(site: str, histories: Sequence[History]) -> str:
     """The name, with the number of units if all variants have the same."""
     reports = (report for history in histories for run in history.counted for report in run)
-    units = {report.dead_neurons[site]["units"] for report in reports if site in report.dead_neurons}
+    units = {report.dead_neurons[site].get("units") for report in reports if site in report.dead_neurons}
     return f"{site}, {units.pop()} units" if len(units) == 1 else site
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,14 +16,16 @@ from ignite_act.html.styles import Style
 
 Array = NDArray[np.float64]
 
-_OCTAVES = 8
+_OCTAVES = 6
 """Over how many octaves the bins get narrower towards zero."""
 _OUTSIDE = 0.005
 """Share of a variant's values that may lie beyond the axis at each end."""
 _FARTHEST = 5
 """An axis reaches at most so many times as far as the middle one of the variants does."""
-_TALLEST = 4
-"""A curve may be so many times as high as the middle one of the variants before it is cut."""
+_HEIGHT = 0.9
+"""Of a row's peak; rows are 1 apart."""
+_FEW = 5e-4
+"""A smaller share of zeros is not worth a word."""
 
 
 class Histogram:
@@ -88,13 +90,9 @@ class _Moving:
         spans = [span for frame in self.frames for histogram in frame if (span := histogram.span()) is not None]
         return (min(low for low, _ in spans), max(high for _, high in spans)) if spans else None
 
-    def densities(self, grid: Array) -> list[list[float | None]]:
-        """For each frame the density in each bin of the grid, the mean over the runs."""
-        return [_density(frame, grid) for frame in self.frames]
-
-    def zeros(self) -> list[list[float | None]]:
-        """For each frame the share of exact zeros, the mean over the runs."""
-        return [[statistics.fmean(item.zeros for item in frame) if frame else None] for frame in self.frames]
+    def rows(self, grid: Array, base: float) -> list[list[dict[str, Any]]]:
+        """For each frame what it changes of the traces of `_row_traces`."""
+        return [[{"y": _ridge(frame, grid, base)}, {"text": [_label(self.style.name, frame)]}] for frame in self.frames]
 
 
 def distribution_figure(histories: Histories) -> Figure | None:
@@ -111,10 +109,11 @@ def distribution_figure(histories: Histories) -> Figure | None:
 
 
 _CAPTION = (
-    "Density of the outputs of an activation function, for the samples of an epoch: the area under a curve is the "
-    "share of outputs that are not exactly zero, and the points on the right are the share of those that are. Mean "
-    "over the seeds; a run that stopped earlier stays at its last epoch. The axes are the same in all epochs; they "
-    "leave out the outermost 0.5 % of the values and cut off peaks that would flatten everything else."
+    "Each row is a variant: the density of the outputs of its activation function over the training samples of an "
+    "epoch, the mean over the seeds. Rows are scaled to their own peak: heights compare within a row, places and "
+    "widths between rows. Exact zeros, a spike without a width, are not in the curve but in words. The axis is the "
+    "same in all epochs and leaves out the outermost 0.5 % at each end, more where one variant would make the others "
+    "vanish. A run that stopped earlier stays at its last epoch."
 )
 
 
@@ -139,29 +138,36 @@ def _row(site: str, run: Reports, position: int) -> Mapping[str, Any] | None:
     return row if row is not None and sum(row["counts"]) > 0 else None
 
 
-def _density(frame: Frame, grid: Array) -> list[float | None]:
+def _ridge(frame: Frame, grid: Array, base: float) -> list[float | None]:
+    """The density as steps from a base line; its peak is `_HEIGHT` above it."""
     if not frame:
-        return [None] * len(grid)
+        return [None] * (len(grid) + 2)
     density = np.mean([histogram.shares(grid) for histogram in frame], axis=0) / np.diff(grid)
-    return rounded([*density, density[-1]], 3)  # a step needs its right end, too
+    heights = _HEIGHT * density / (density.max() or 1.0)
+    return [round(base + float(height), 3) for height in (0.0, *heights, heights[-1], 0.0)]
+
+
+def _label(name: str, frame: Frame) -> str:
+    zeros = statistics.fmean(histogram.zeros for histogram in frame) if frame else 0.0
+    return literal(f"{name}, {100 * zeros:.3g} % zeros" if zeros > _FEW else name)
 
 
 def _panel(site: str, variants: Sequence[_Moving]) -> Panel:
     grid = _grid(*_axis([span for moving in variants if (span := moving.span()) is not None]))
-    densities = [moving.densities(grid) for moving in variants]
-    zeros = [moving.zeros() for moving in variants]
-    traces = [_curve(moving.style, grid, frames[-1]) for moving, frames in zip(variants, densities, strict=True)]
+    bases = range(len(variants) - 1, -1, -1)
+    rows = [moving.rows(grid, base) for moving, base in zip(variants, bases, strict=True)]
+    frames = [[change for row in position for change in row] for position in zip(*rows, strict=True)]
+    looks = [
+        look for moving, base in zip(variants, bases, strict=True) for look in _row_traces(moving.style, grid, base)
+    ]
+    traces = [{**look, **change} for look, change in zip(looks, frames[-1], strict=True)]
     layout = {
         "hovermode": "closest",
-        "xaxis": {"title": {"text": "activation"}, "range": [grid[0], grid[-1]]},
-        "yaxis": {"title": {"text": "density"}, "range": [0, _top(densities)]},
+        "margin": {"l": 14, "r": 14, "t": 0, "b": 42},
+        "xaxis": {"title": {"text": "activation"}, "range": _with_margin(grid), "showgrid": True},
+        "yaxis": {"range": [-0.05, len(variants)], "visible": False, "fixedrange": True},
     }
-    if any(share for frames in zeros for (share,) in frames):
-        traces += [_point(moving.style, frames[-1]) for moving, frames in zip(variants, zeros, strict=True)]
-        densities += zeros
-        layout = _with_zeros(layout, len(variants))
-    frames = [list(frame) for frame in zip(*densities, strict=True)]
-    return Panel(site, traces, layout, frames)
+    return Panel(site, traces, layout, frames, rows=len(variants))
 
 
 def _axis(spans: Sequence[tuple[float, float]]) -> tuple[float, float]:
@@ -175,51 +181,35 @@ def _axis(spans: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 def _grid(low: float, high: float) -> Array:
     """Bins as reports have them: four per octave, narrower towards zero."""
-    largest = np.floor(np.log2(max(-low, high)))
-    octaves = 2.0 ** (largest - np.arange(_OCTAVES + 1))
+    octaves = 2.0 ** (np.floor(np.log2(max(-low, high))) - np.arange(_OCTAVES))
     positive = np.outer(octaves, [1, 1.25, 1.5, 1.75]).ravel()
     points = np.concatenate([-positive, [0.0], positive])
     return np.unique(np.concatenate([[low, high], points[(points > low) & (points < high)]]))
 
 
-def _top(densities: Iterable[Sequence[Sequence[float | None]]]) -> float:
-    peaks = [max((value or 0 for frame in frames for value in frame), default=0) for frames in densities]
-    return 1.05 * min(max(peaks), _TALLEST * statistics.median(peaks)) or 1.0
+def _with_margin(grid: Array) -> list[float]:
+    low, high = float(grid[0]), float(grid[-1])
+    return [low - 0.02 * (high - low), high + 0.02 * (high - low)]
 
 
-def _curve(style: Style, grid: Array, density: Sequence[float | None]) -> Trace:
-    return {
-        "x": rounded(grid, 5),
-        "y": list(density),
+def _row_traces(style: Style, grid: Array, base: float) -> list[Trace]:
+    """The curve of a variant and its name at the right end of the row; what they show comes with the frames."""
+    curve = {
+        "x": rounded([grid[0], *grid, grid[-1]], 5),
         "name": literal(style.name),
         "meta": style.number,
         "mode": "lines",
-        "line": {**style.line(), "shape": "hv"},
-        "fill": "tozeroy",
-        "fillcolor": style.faint(0.07),
+        "line": {**style.line(1.5), "shape": "hv"},
+        "fill": "toself",
+        "fillcolor": style.faint(0.25),
+        "hoverinfo": "x+name",
     }
-
-
-def _point(style: Style, share: Sequence[float | None]) -> Trace:
-    return {
-        "x": [style.number],
-        "y": list(share),
-        "name": literal(style.name),
+    label = {
+        "x": [float(grid[-1])],
+        "y": [base + 0.5],
         "meta": style.number,
-        "mode": "markers",
-        "marker": {**style.marker(), "size": 9},
-        "xaxis": "x2",
-        "yaxis": "y2",
-        "cliponaxis": False,
+        "mode": "text",
+        "textposition": "middle left",
+        "hoverinfo": "skip",
     }
-
-
-def _with_zeros(layout: Mapping[str, Any], variants: int) -> dict[str, Any]:
-    """A narrow second plot on the right."""
-    return {
-        **layout,
-        "xaxis": {**layout["xaxis"], "domain": [0, 0.78]},
-        "xaxis2": {"domain": [0.84, 1], "showticklabels": False, "title": {"text": "exactly 0"}, "showgrid": False,
-                   "zeroline": False},
-        "yaxis2": {"anchor": "x2", "side": "right", "range": [0, 1], "tickformat": ".0%"},
-    }  # fmt: skip
+    return [curve, label]

@@ -18,15 +18,17 @@ class Panel:
         title: the heading above it, plain text.
         traces: Plotly's; ``meta`` is the number of the variant that a trace belongs to, see `page.js`.
         layout: Plotly's, beyond the look that all drawings share.
-        frames: for each position of the figure's slider the ``y`` of every trace; empty if the drawing does not move.
+        frames: for each position of the figure's slider what it changes of every trace; empty if nothing moves.
         scale: drawings of a figure with the same word have the same range on the y axis.
+        rows: the drawing has so many rows and is high enough for them; 0 for an ordinary one.
     """
 
     title: str
     traces: Sequence[Trace]
     layout: Mapping[str, Any] = field(default_factory=dict)
-    frames: Sequence[Sequence[Sequence[float | None]]] = ()
+    frames: Sequence[Sequence[Mapping[str, Any]]] = ()
     scale: str = ""
+    rows: int = 0
 
     def plain(self) -> dict[str, Any]:
         """What the page's program reads."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from ignite_act.compare import Comparison, Variant
@@ -51,7 +51,7 @@ class Histories:
     unreadable: Sequence[str]
 
 
-def read_histories(comparison: Comparison, styles: dict[str, Style]) -> Histories:
+def read_histories(comparison: Comparison, styles: Mapping[str, Style]) -> Histories:
     """The reports of all runs; distributions of the kept epochs only, because there may be many."""
     runs = [run for variant in comparison.variants for run in variant.runs]
     positions = spread(max((int(run.summary.get("epochs") or 0) for run in runs), default=0))

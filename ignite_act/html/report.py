@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from ignite_act.html.curves import dead_figure, depth_figure, gradient_figure, l
 from ignite_act.html.distributions import distribution_figure
 from ignite_act.html.functions import activation_figure
 from ignite_act.html.history import read_histories
+from ignite_act.html.notes import findings_table, runs_table, settings_table, unseen_table, versions_table
 from ignite_act.html.page import write_page
 from ignite_act.html.styles import Style, styles
 from ignite_act.html.verdict import verdict
@@ -39,22 +39,24 @@ def write_report(runs: Sequence[StoredRun], path: Path, *, left_out: Mapping[Pat
     return write_page(
         path,
         "comparison.html",
-        title=f"Activation functions on {' and '.join(comparison.data for comparison in comparisons) or 'no data'}",
+        title="Activation functions compared",
+        summary=f"{_counted(len(runs), 'run')} of {_counted(len(looks), 'variant')}",
         styles=looks,
-        sections=[section(comparison, looks) for comparison in comparisons],
-        left_out={str(directory): reason for directory, reason in (left_out or {}).items()},
+        sections=[_section(comparison, looks) for comparison in comparisons],
+        left_out=_left_out(left_out or {}),
         version=__version__,
     )
 
 
-def section(comparison: Comparison, looks: dict[str, Style]) -> dict[str, Any]:
-    """What the template shows of a comparison."""
+def _section(comparison: Comparison, looks: Mapping[str, Style]) -> dict[str, Any]:
+    """What the template shows of a comparison, in its order."""
     histories = read_histories(comparison, looks)
     variants = histories.variants
     return {
         "data": comparison.data,
         "verdict": verdict(comparison),
         "tables": _filled(scores_table(comparison), published_table(comparison), training_table(comparison)),
+        "findings": _filled(findings_table(comparison), unseen_table(comparison)),
         "learning": learning_figure(variants),
         "gradients": gradient_figure(variants),
         "depth": depth_figure(variants),
@@ -63,8 +65,8 @@ def section(comparison: Comparison, looks: dict[str, Style]) -> dict[str, Any]:
         "dead_tables": _filled(dead_table(comparison)),
         "distributions": distribution_figure(histories),
         "functions": activation_figure({variant.name: variant.act for variant in comparison.variants}, looks),
-        "settings": _settings(comparison),
-        "runs": _runs(comparison),
+        "settings": _filled(settings_table(comparison), versions_table(comparison)),
+        "runs": _filled(runs_table(comparison)),
         "unreadable": histories.unreadable,
     }
 
@@ -73,27 +75,10 @@ def _filled(*tables: Table) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
-def _settings(comparison: Comparison) -> Table:
-    """The shared settings and the versions; a version that differs is shown with all its values."""
-    used: dict[str, dict[str, None]] = {}
-    for variant in comparison.variants:
-        for run in variant.runs:
-            for package, version in run.versions.items():
-                used.setdefault(package, {})[version] = None
-    rows = [(name, _word(value)) for name, value in comparison.settings.items()]
-    rows += [(package, ", ".join(versions)) for package, versions in used.items()]
-    return Table("Settings that all runs share, and versions", ("setting", "value"), tuple(rows))
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
-def _runs(comparison: Comparison) -> Table:
-    rows = [
-        (variant.name, str(run.config["seed"]), str(run.summary.get("epochs", "")), str(run.summary["stop_reason"]),
-         str(run.directory))
-        for variant in comparison.variants
-        for run in variant.runs
-    ]  # fmt: skip
-    return Table("Runs", ("activation", "seed", "epochs", "stopped", "directory"), tuple(rows))
-
-
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _left_out(directories: Mapping[Path, str]) -> list[Table]:
+    rows = tuple((str(directory), reason) for directory, reason in directories.items())
+    return _filled(Table("Runs that are not on this page", ("directory", "reason"), rows))

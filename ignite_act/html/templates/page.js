@@ -9,6 +9,7 @@ const LOOK = {
   hovermode: "x unified",
   hoverlabel: { namelength: 40 },
   showlegend: false,
+  uirevision: "kept", // a zoom outlives a move of the slider
   dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", // a finger scrolls the page
 };
 const AXIS = { automargin: true, zeroline: false, ticks: "outside", ticklen: 4, title: { standoff: 8 } };
@@ -35,15 +36,14 @@ function draw(panel) {
   const merged = { ...LOOK, ...layout };
   for (const key of axes)
     merged[key] = { ...AXIS, showgrid: key[0] === "y", ...layout[key], title: { ...AXIS.title, ...layout[key].title } };
-  const range = commonRange(panel);
-  if (range) merged.yaxis.range = range;
+  Object.assign(merged.yaxis, commonScale(panel));
   for (const trace of data) trace.visible = shown(trace);
   Plotly.newPlot(panel.plot, data, merged, CONFIG);
 }
 
-// The range on the y axis that the visible traces of all drawings with the same scale need.
-function commonRange({ group, figure: { scale, layout } }) {
-  if (!scale) return null;
+// The y axis that the visible traces of all drawings with the same scale need.
+function commonScale({ group, figure: { scale, layout } }) {
+  if (!scale) return {};
   const logarithmic = layout.yaxis.type === "log";
   const alike = panels.filter((panel) => panel.group === group && panel.figure.scale === scale);
   let low = Infinity, high = -Infinity;
@@ -54,10 +54,17 @@ function commonRange({ group, figure: { scale, layout } }) {
       low = Math.min(low, place);
       high = Math.max(high, place);
     }
-  if (low > high) return null;
+  if (low > high) return {};
   if (layout.yaxis.rangemode === "tozero") low = Math.min(low, 0);
   const margin = MARGIN * (high - low) || MARGIN;
-  return [low - margin, high + margin];
+  const range = [low - margin, high + margin];
+  return logarithmic ? { range, dtick: ticksOfDecades(high - low) } : { range };
+}
+
+// Whole decades; 1, 2, 5 where there are few; what fits where there is less than one.
+function ticksOfDecades(decades) {
+  if (decades > 2.5) return Math.ceil(decades / 6);
+  return decades > 0.7 ? "D2" : null;
 }
 
 function toggle(input) {
@@ -69,8 +76,9 @@ function toggle(input) {
 
 function redraw() {
   for (const panel of panels.filter(({ drawn }) => drawn)) {
-    const range = commonRange(panel);
-    Plotly.update(panel.plot, { visible: panel.figure.data.map(shown) }, range ? { "yaxis.range": range } : {});
+    for (const trace of panel.figure.data) trace.visible = shown(trace);
+    const axis = Object.entries(commonScale(panel)).map(([key, value]) => [`yaxis.${key}`, value]);
+    Plotly.update(panel.plot, { visible: panel.figure.data.map(shown) }, Object.fromEntries(axis));
   }
 }
 
@@ -82,8 +90,8 @@ function move(input) {
   input.setAttribute("aria-valuetext", `epoch ${label}`);
   for (const { plot, figure, drawn } of panels.filter((panel) => panel.group === group)) {
     const frame = figure.frames[position];
-    frame.forEach((y, index) => { figure.data[index].y = y; });
-    if (drawn) Plotly.restyle(plot, { y: frame });
+    frame.forEach((change, index) => Object.assign(figure.data[index], change));
+    if (drawn) Plotly.react(plot, figure.data, plot.layout);
   }
 }
 
