@@ -13,9 +13,9 @@ from ignite_act.errors import UserError
 
 DataName = Literal["digits", "circles", "fashionmnist"]
 Style = Literal["module", "shared", "functional"]
-Metric = Literal["test_accuracy", "test_loss", "last_accuracy", "last_loss"]
-"""What can be set beside a published number: with the best weights on the test set, or after the last epoch on the
-validation set."""
+Metric = Literal["test_accuracy", "test_loss", "last_accuracy", "last_loss", "dead"]
+"""What can be set beside a published number: test scores and dead neurons with the best weights, or the validation scores
+after the last epoch."""
 LARGEST_SEED = 2**31 - 1
 
 PER_DATA: dict[str, dict[str, Any]] = {

@@ -1,6 +1,7 @@
 """The command line."""
 
 import gzip
+import json
 import os
 import subprocess
 import sys
@@ -10,12 +11,13 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from ignite_act import __version__, data, experiment
+from ignite_act import __version__, data, experiment, sweep
 from ignite_act.activations import ACTIVATIONS
 from ignite_act.cli import main
 from ignite_act.config import StudyConfig
 
 ROOT = Path(__file__).parents[1]
+SETTINGS = set(StudyConfig.model_fields) - {"published"}  # that one is for files only
 TINY = ["--hidden", "8", "--max-epochs", "1", "--batch-size", "256"]
 
 
@@ -24,6 +26,7 @@ def invoke(tmp_path, monkeypatch):
     """Calls the command in an empty directory, on a terminal of 200 columns."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sweep, "CLUSTER_TIMEOUT", 0.5)
     return lambda *arguments: CliRunner().invoke(main, [str(argument) for argument in arguments])
 
 
@@ -60,11 +63,11 @@ def test_help_is_light(arguments):
 def test_help_shows_every_option_and_default(invoke):
     """Every setting is an option with its default, those that depend on the data with one per data set."""
     text = " ".join(invoke("run", "--help").stdout.split())
-    for name in StudyConfig.model_fields:
-        assert f"--{name.replace('_', '-')}" in text
-    for flag in ("--config", "--output-dir", "--resume", "--overwrite", "-q, --quiet"):
+    for name in SETTINGS:
+        assert f"--{name.replace('_', '-')} " in text
+    for flag in ("--config", "--output-dir", "--jobs", "--cluster", "--resume", "--overwrite", "-q, --quiet"):
         assert flag in text
-    assert text.count("[default: ") == len(StudyConfig.model_fields) + 1
+    assert text.count("[default: ") == len(SETTINGS) + 2
     for default in (
         "[default: digits]", "[default: 512,256,256,128; 5,5,5,5 for circles; 32,64 for a cnn]",
         "[default: 0.01 for digits, 0.0001 for circles, 0.01 for fashionmnist]", "[default: 0.9]", "[default: 42]",
@@ -78,26 +81,88 @@ def test_help_shows_every_option_and_default(invoke):
 
 
 def test_run(invoke, tmp_path):
-    """A run shows an epoch line, tables per variant and layer, and where to find everything."""
-    done = invoke("run", *TINY, "--act", "tanh", "--act", "leakyrelu:negative_slope=0.1", "--output-dir", "my runs")
+    """A run shows an epoch line, its layers and sites, how it ended, and where to find everything."""
+    done = invoke("run", *TINY, "--act", "leakyrelu:negative_slope=0.1", "--output-dir", "my runs")
     assert done.exit_code == 0, done.output
-    names = ["leakyrelu-negative_slope=0.1", "tanh"]
-    assert runs(tmp_path) == [f"my runs/digits/{name}/seed-42" for name in names]
+    name = "leakyrelu-negative_slope=0.1"
+    assert runs(tmp_path) == [f"my runs/digits/{name}/seed-42"]
     output = done.stdout
-    assert [line for line in output.splitlines() if line.startswith("[")] == [
-        "[1/2] tanh on digits, seed 42",
-        "[2/2] leakyrelu-negative_slope=0.1 on digits, seed 42",
-    ]
-    assert output.count("epoch 1/1 | loss train") == 2
-    for name in names:
-        assert f"{name}: gradients, last epoch" in output
-        assert f"{name}: activations of the best weights, all training samples" in " ".join(output.split())
-        assert f"run directory  my runs/digits/{name}/seed-42\n" in output
-    for part in ("layers.0", "layers.1", "layers.2", "mean |grad|", "variants", "all 1 epochs done"):
+    assert output.count("epoch 1/1 | loss train") == 1
+    assert f"{name}: gradients, last epoch" in output
+    assert f"{name}: activations of the best weights, all training samples" in " ".join(output.split())
+    assert f"page           my runs/digits/{name}/seed-42/report.html\n" in output
+    assert f"run directory  my runs/digits/{name}/seed-42\n" in output
+    for part in ("layers.0", "layers.1", "layers.2", "mean |grad|", "digits: one seed", "all epochs"):
         assert part in output
     assert output.rstrip().endswith("--logdir 'my runs'")
     assert "tensorboard" in output.splitlines()[-1]
     assert done.stderr == ""
+    assert (tmp_path / f"my runs/digits/{name}/seed-42/report.html").stat().st_size > 1e6
+
+
+def test_sweep(invoke, tmp_path):
+    """Several runs show a line each, the comparison, and where its files are; the epochs are in the logs."""
+    done = invoke("run", *TINY, "--act", "tanh", "--act", "elu", "--seeds", 2, "--output-dir", "my runs")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert runs(tmp_path) == [f"my runs/digits/{act}/seed-{seed}" for act in ("elu", "tanh") for seed in (42, 43)]
+    lines = [line.split(": test accuracy")[0] for line in done.stdout.splitlines() if line.startswith("[")]
+    assert lines == ["[1/4] tanh, seed 42", "[2/4] elu, seed 42", "[3/4] tanh, seed 43", "[4/4] elu, seed 43"]
+    for part in ("digits: 2 seeds", "difference", "learned", "verdict", "mean absolute gradient", "dead neurons"):
+        assert part in done.stdout
+    for name in ("comparison.md", "report.html"):
+        assert f"  my runs/digits/{name}" in done.stdout
+    folder = tmp_path / "my runs/digits"
+    assert {path.name for path in folder.iterdir() if path.is_file()} == {
+        "comparison.csv", "comparison.json", "comparison.md", "report.html",
+    }  # fmt: skip
+    assert "epoch 1/1 | loss train" not in done.stdout
+    assert "epoch 1/1 | loss train" in (folder / "tanh/seed-43/train.log").read_text(encoding="utf-8")
+
+
+def test_sweep_again(invoke, tmp_path):
+    """The same sweep again keeps what is finished, says so, trains what is missing and compares all of it."""
+    assert invoke("run", *TINY, "--act", "tanh", "--act", "elu", "-q").exit_code == 0
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("summary.json")}
+    done = invoke("run", *TINY, "--act", "tanh", "--act", "elu", "--act", "relu")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "kept 2 of 3 runs, which are finished" in done.stdout
+    assert [line for line in done.stdout.splitlines() if line.startswith("[")][0].startswith("[1/1] relu, seed 42")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    comparison = json.loads((tmp_path / "runs/digits/comparison.json").read_text(encoding="utf-8"))
+    assert {variant["name"] for variant in comparison[0]["variants"]} == {"tanh", "elu", "relu"}
+    assert invoke("run", *TINY, "--act", "tanh", "--act", "elu", "--overwrite", "-q").exit_code == 0
+    assert all(path.stat().st_mtime_ns != before[path] for path in before)
+
+
+def test_sweep_with_other_settings(invoke, tmp_path):
+    """A sweep over runs that were made with other settings is refused before anything is trained."""
+    assert invoke("run", *TINY, "--act", "tanh", "-q").exit_code == 0
+    before = sorted(tmp_path.rglob("*"))
+    done = invoke("run", *TINY, "--act", "elu", "--act", "tanh", "--lr", "0.5")
+    assert_refused(done, before, sorted(tmp_path.rglob("*")))
+    assert "other settings (lr 0.01 -> 0.5)" in done.stderr
+
+
+def test_failed_run(invoke, tmp_path, monkeypatch):
+    """A run that fails does not end the sweep: it is in the lines and the tables, and the exit code is 1."""
+    real = experiment.run
+
+    def fail(config, *arguments, **options):
+        if config.act == "elu":
+            raise RuntimeError("the disk is on fire")
+        return real(config, *arguments, **options)
+
+    monkeypatch.setattr(experiment, "run", fail)
+    done = invoke("run", *TINY, "--act", "tanh", "--act", "elu", "--act", "relu")
+    assert done.exit_code == 1
+    assert "[2/3] elu, seed 42: failed: RuntimeError: the disk is on fire" in done.stdout
+    assert "1 of 3 runs failed" in done.stderr
+    assert runs(tmp_path) == [f"runs/digits/{act}/seed-42" for act in ("elu", "relu", "tanh")]
+    assert "failed" in done.stdout[done.stdout.index("digits: one seed") :]
+    monkeypatch.setattr(experiment, "run", real)
+    again = invoke("run", *TINY, "--act", "tanh", "--act", "elu", "--act", "relu")
+    assert again.exit_code == 0
+    assert "kept 2 of 3 runs" in again.stdout
 
 
 def test_default_directory(invoke, tmp_path):
@@ -111,14 +176,14 @@ def test_options_reach_the_run(invoke, tmp_path):
     options = {
         "data": "circles", "model": "mlp", "hidden": "7,6", "style": "functional", "optimizer": "rmsprop", "lr": 0.125,
         "momentum": 0.5, "weight_decay": 0.25, "batch_size": 64, "max_epochs": 2, "patience": 1, "device": "cpu",
-        "accumulate": 2, "clip_norm": 0.75, "every": 3, "seed": 7, "act": "swish", "data_root": "somewhere",
+        "accumulate": 2, "clip_norm": 0.75, "every": 3, "seed": 7, "seeds": 1, "act": "swish", "data_root": "somewhere",
     }  # fmt: skip
     arguments = [part for name, value in options.items() for part in (f"--{name.replace('_', '-')}", value)]
     done = invoke("run", *arguments, "--amp", "--no-diagnostics", "-q")
     assert done.exit_code == 0, done.output
     saved = yaml.safe_load(next(tmp_path.rglob("config.yaml")).read_text(encoding="utf-8"))["config"]
-    assert saved == {**options, "hidden": [7, 6], "amp": True, "diagnostics": False}
-    assert set(saved) == set(StudyConfig.model_fields)
+    assert {**saved, "seeds": 1} == {**options, "hidden": [7, 6], "amp": True, "diagnostics": False, "published": {}}
+    assert set(saved) == set(StudyConfig.model_fields) - {"seeds"}
 
 
 def test_config_with_override(invoke, tmp_path):
@@ -142,7 +207,7 @@ def test_all(invoke, tmp_path, style):
         if entry.pointwise and (style == "module" or entry.functional is not None)
     }
     assert runs(tmp_path) == sorted(f"runs/digits/{name}/seed-42" for name in names)
-    table = done.stdout[done.stdout.rindex("variants") :]
+    table = done.stdout[done.stdout.rindex("digits: one seed") :]
     assert names <= {line.split()[0] for line in table.splitlines() if line.split()}
 
 
@@ -171,12 +236,12 @@ def test_again(invoke, tmp_path):
     """The same command again says what is there and how to go on; the flags go on and start over."""
     assert invoke("run", *TINY, "-q").exit_code == 0
     content = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-    again = invoke("run", *TINY, "--act", "tanh", "--act", "relu")
+    again = invoke("run", *TINY)
     assert again.exit_code == 2
     assert again.stderr.count("\n") == 1
     assert again.stderr.startswith("error: runs/digits/relu/seed-42 holds a finished run of 1 epoch")
     assert all(flag in again.stderr for flag in ("--resume", "--overwrite", "--output-dir"))
-    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == content  # not even tanh ran
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == content
     resumed = invoke("run", *TINY[:2], "--max-epochs", 3, *TINY[4:], "--resume")
     assert resumed.exit_code == 0, resumed.output
     assert [line[:9] for line in resumed.stdout.splitlines() if line.startswith("epoch")] == ["epoch 2/3", "epoch 3/3"]
@@ -192,7 +257,7 @@ def test_resume_finishes_a_study(invoke, tmp_path):
     assert done.exit_code == 0, done.output
     assert runs(tmp_path) == ["runs/digits/relu/seed-42", "runs/digits/tanh/seed-42"]
     assert (tmp_path / "runs/digits/relu/seed-42/summary.json").stat().st_mtime_ns == before
-    assert "relu: gradients, last epoch" in done.stdout
+    assert "kept 1 of 2 runs" in done.stdout
 
 
 def test_interrupt(invoke, monkeypatch):
@@ -249,6 +314,9 @@ BAD_OPTIONS = [
     ["--patience", "-1"],
     ["--data", "mnist"], ["--data", ""], ["--model", "rnn"], ["--style", "loud"], ["--optimizer", "lion"],
     ["--device", "tpu"], ["--model", "cnn", "--data", "circles"],
+    *([flag, number] for flag in ("--seeds", "--jobs") for number in ("0", "-1", "1.5", "", "many")),
+    ["--seeds", "10001"], ["--seed", str(2**31 - 1), "--seeds", "2"], ["--jobs", "2", "--cluster", "tcp://127.0.0.1:1"],
+    ["--cluster", "tcp://127.0.0.1:1"], ["--cluster", "nonsense://x"], ["--cluster", ""],
     ["--resume", "--overwrite"], ["--nonsense"], ["stray"],
     ["--output-dir", ""], ["--output-dir", "file"], ["--output-dir", "file/below"], ["--output-dir", "x" * 300],
     ["--config", ""], ["--config", "missing.yaml"], ["--config", "file"], ["--config", "file/x.yaml"],

@@ -36,7 +36,9 @@ def test_every_study_loads(path):
 
     study = load_study(path, {})
     assert study.data == path.stem
-    assert [activation_slug(config.act) for config in expand_study(study)] == STUDIES[path.stem]
+    configs = expand_study(study)
+    assert [activation_slug(config.act) for config in configs] == STUDIES[path.stem] * study.seeds
+    assert all(numbers in [config.published for config in configs] for numbers in study.published.values())
     assert f"python scripts/run.py --config configs/{path.name}" in path.read_text(encoding="utf-8").splitlines()[1]
 
 
