@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import joblib
 
@@ -60,36 +61,54 @@ class Sweep:
         Raises:
             UserError: if the cluster cannot be reached.
         """
-        if not self.configs:
-            return
-        if jobs == 1 and cluster is None:
+        if cluster is not None:
+            yield from self._train_on(cluster)
+        elif jobs == 1:
             for config in self.configs:
                 yield read_run(train(config, self.output_dir, overwrite=self.overwrite))
-            return
-        with _this_machine(jobs) if cluster is None else _cluster(cluster) as died:
-            yield from self._train_whatever_dies(-1 if cluster else jobs, died)
+        else:
+            with joblib.parallel_config("loky", inner_max_num_threads=max(1, joblib.cpu_count() // jobs)):
+                yield from self._train_side_by_side(self.configs, jobs)
 
-    def _train_whatever_dies(self, jobs: int, died: type[Exception]) -> Iterator[StoredRun]:
-        ended: set[Path] = set()
+    def _train_side_by_side(self, configs: Sequence[RunConfig], jobs: int) -> Iterator[StoredRun]:
+        """In processes; where one dies, joblib gives all of them up, and nobody knows which run it had."""
+        left = list(configs)
         try:
-            for run in self._train(self.configs, jobs, overwrite=self.overwrite):
-                ended.add(run.directory)
+            for run in self._train(left, jobs, overwrite=self.overwrite):
+                left = [config for config in left if self.directory(config) != run.directory]
                 yield run
-        except died:
-            left = [config for config in self.configs if self.directory(config) not in ended]
-            for config in sorted(left, key=lambda config: not self.under_way(config)):
-                yield self._train_alone(config, died)
+        except BrokenExecutor:
+            suspects = [config for config in left if self.under_way(config)]
+            for config in suspects:
+                yield self._train_alone(config)
+            yield from self._train_side_by_side([config for config in left if config not in suspects], jobs)
 
-    def _train_alone(self, config: RunConfig, died: type[Exception]) -> StoredRun:
+    def _train_alone(self, config: RunConfig) -> StoredRun:
         try:
-            return next(self._train([config], 2))  # 2, for a process of its own
-        except died as error:
+            (run,) = self._train([config], 2)  # 2, for a process of its own
+            return run
+        except BrokenExecutor as error:
             return read_run(record_failure(self.directory(config), config, error))
 
-    def _train(self, configs: Iterable[RunConfig], jobs: int, *, overwrite: bool = False) -> Iterator[StoredRun]:
-        calls = (joblib.delayed(train)(config, self.output_dir, overwrite=overwrite) for config in configs)
+    def _train(self, configs: Sequence[RunConfig], jobs: int, *, overwrite: bool = False) -> Iterator[StoredRun]:
+        calls = [joblib.delayed(train)(config, self.output_dir, overwrite=overwrite) for config in configs]
         for directory in joblib.Parallel(n_jobs=jobs, batch_size=1, return_as="generator_unordered")(calls):
             yield read_run(directory)
+
+    def _train_on(self, address: str) -> Iterator[StoredRun]:
+        """On a Dask cluster, without joblib's backend for it: that waits for ever for a run whose worker died."""
+        with _cluster(address) as client:
+            from distributed import as_completed
+
+            runs = {
+                client.submit(train, config, self.output_dir, overwrite=self.overwrite, pure=False): config
+                for config in self.configs
+            }
+            for future in as_completed(runs):
+                error = future.exception()
+                if error is not None:
+                    record_failure(self.directory(runs[future]), runs[future], error)
+                yield read_run(self.directory(runs[future]))
 
     def directory(self, config: RunConfig) -> Path:
         """The directory of one of the runs."""
@@ -150,26 +169,18 @@ def train(config: RunConfig, output_dir: Path, *, overwrite: bool = False) -> Pa
 
 
 @contextlib.contextmanager
-def _this_machine(jobs: int) -> Iterator[type[Exception]]:
-    """joblib's calls go to processes that share the cores; gives the error that says that one died."""
-    with joblib.parallel_config("loky", inner_max_num_threads=max(1, joblib.cpu_count() // jobs)):
-        yield BrokenExecutor
-
-
-@contextlib.contextmanager
-def _cluster(address: str) -> Iterator[type[Exception]]:
-    """joblib's calls go to the Dask scheduler at an address; gives the error that says that a worker died."""
+def _cluster(address: str) -> Iterator[Any]:
+    """A client of the Dask scheduler at an address."""
     try:
         from distributed import Client
-        from distributed.scheduler import KilledWorker
     except ImportError as error:
         raise UserError("--cluster needs Dask: pip install 'ignite-act[cluster]'") from error
     try:
         client = Client(address, timeout=CLUSTER_TIMEOUT)
     except (OSError, ValueError, TypeError) as error:  # TimeoutError is an OSError
-        raise UserError(f"no Dask scheduler answers at {address}: {first_line(error)}") from error
-    with client, joblib.parallel_config("dask", wait_for_workers_timeout=CLUSTER_TIMEOUT):
-        yield KilledWorker
+        raise UserError(f"no Dask scheduler answers at {address!r}: {first_line(error)}") from error
+    with client:
+        yield client
 
 
 _ONE_AT_A_TIME = threading.Lock()
