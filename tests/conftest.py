@@ -1,5 +1,7 @@
 """Fixtures that several files use."""
 
+import shutil
+
 import pytest
 
 from ignite_act.config import RunConfig
@@ -23,6 +25,24 @@ def fashion_mnist():
     if not DEBIAN_FASHION_MNIST.is_dir():
         pytest.skip(f"the real FashionMNIST is not here: {DEBIAN_FASHION_MNIST} (package dataset-fashion-mnist)")
     return load_data("fashionmnist")
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium that keeps what pages write to its console."""
+    chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or driver is None:
+        pytest.skip("chromium and chromedriver are not installed (Debian's packages chromium and chromium-driver)")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--window-size=1280,900"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    opened = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    yield opened
+    opened.quit()
 
 
 @pytest.fixture(params=["torch", "compiled"])

@@ -18,6 +18,8 @@ _SCORES = [
     ("training accuracy", "accuracy", "train"),
     ("validation accuracy", "accuracy", "validation"),
 ]
+_LONGEST = 24
+"""Characters of a name on an axis."""
 _LOSS = {"type": "log", "title": {"text": "loss (log scale)"}, "hoverformat": ".4g", "tickformat": "~g"}
 _ACCURACY = {"title": {"text": "accuracy"}, "tickformat": ".0%", "hoverformat": ".2%"}
 _GRADIENT = {"type": "log", "title": {"text": "mean |gradient|"}, "hoverformat": ".3g", "exponentformat": "power"}
@@ -61,8 +63,13 @@ def depth_figure(histories: Sequence[History]) -> Figure | None:
     """Mean absolute gradient against depth, in the last epoch."""
     layers = _names(histories, lambda report: report.gradients)
     lines = [trace for history in histories for trace in _over_layers(history, layers)]
-    axis = {"type": "category", "categoryorder": "array", "categoryarray": [*map(literal, layers)],
-            "title": {"text": "layer, from input to output"}}  # fmt: skip
+    axis = {
+        "title": {"text": "layer, from input to output"},
+        "type": "category",
+        "categoryorder": "array",
+        "categoryarray": [*map(literal, layers)],
+        "labelalias": {literal(layer): literal(_shortened(layer)) for layer in layers},
+    }
     caption = (
         "The same gradients in the last epoch of each run. A line that falls towards the input is a gradient that "
         f"vanishes on its way back. Line: median over the seeds{_band_caption(histories)}."
@@ -164,6 +171,11 @@ def _site_title(site: str, histories: Sequence[History]) -> str:
     reports = (report for history in histories for run in history.counted for report in run)
     units = {report.dead_neurons[site].get("units") for report in reports if site in report.dead_neurons}
     return f"{site}, {units.pop()} units" if len(units) == 1 else site
+
+
+def _shortened(name: str) -> str:
+    """The end of a name, which is what tells layers apart."""
+    return name if len(name) <= _LONGEST else "…" + name[-_LONGEST:]
 
 
 def _over_layers(history: History, layers: Sequence[str]) -> list[Any]:

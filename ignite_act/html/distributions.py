@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,17 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ignite_act.html.figure import Figure, Panel, Trace, literal, rounded
-from ignite_act.html.history import Histories, History, Reports
+from ignite_act.html.history import Histories, History, Reports, finite
 from ignite_act.html.styles import Style
 
 Array = NDArray[np.float64]
 
 _OCTAVES = 6
 """Over how many octaves the bins get narrower towards zero."""
+_EVEN_BINS = 60
+"""Of histograms that are fine enough everywhere."""
 _OUTSIDE = 0.005
 """Share of a variant's values that may lie beyond the axis at each end."""
 _FARTHEST = 5
 """An axis reaches at most so many times as far as the middle one of the variants does."""
+_MARGIN = 0.02
+"""Of the axis beyond the curves, as a share."""
 _HEIGHT = 0.9
 """Of a row's peak; rows are 1 apart."""
 _FEW = 5e-4
@@ -42,7 +46,7 @@ class Histogram:
         self.edges: Array = np.asarray(row["edges"], float)
         counts: Array = np.asarray(row["counts"], float)
         total = float(counts.sum())
-        zeros = (row["zero_fraction"] or 0.0) * total
+        zeros = (finite(row["zero_fraction"]) or 0.0) * total
         for place in self._around_zero():
             taken = min(zeros, counts[place])
             counts[place] -= taken
@@ -100,12 +104,22 @@ def distribution_figure(histories: Histories) -> Figure | None:
     runs = (run for history in histories.variants for run in history.counted)
     sites = dict.fromkeys(site for run in runs for report in run for site in report.activations)
     moving = {site: _at_site(site, histories) for site in sites}
-    panels = [_panel(site, variants) for site, variants in moving.items() if variants]
+    panels = [_panel(site, variants, _grid) for site, variants in moving.items() if variants]
     if not panels:
         return None
     return Figure(
         "Distributions of the activations", _CAPTION, panels, [str(position) for position in histories.positions]
     )
+
+
+def still_panel(site: str, rows: Mapping[Style, Mapping[str, Any]]) -> Panel:
+    """The drawing of a site at one moment, evenly binned.
+
+    Args:
+        site: its name.
+        rows: variant -> a row of `ActivationStats.result` in full, with a finite value.
+    """
+    return _panel(site, [_Moving(style, [[Histogram(row)]]) for style, row in rows.items()], _even_grid)
 
 
 _CAPTION = (
@@ -152,8 +166,8 @@ def _label(name: str, frame: Frame) -> str:
     return literal(f"{name}, {100 * zeros:.3g} % zeros" if zeros > _FEW else name)
 
 
-def _panel(site: str, variants: Sequence[_Moving]) -> Panel:
-    grid = _grid(*_axis([span for moving in variants if (span := moving.span()) is not None]))
+def _panel(site: str, variants: Sequence[_Moving], bins: Callable[[float, float], Array]) -> Panel:
+    grid = bins(*_axis([span for moving in variants if (span := moving.span()) is not None]))
     bases = range(len(variants) - 1, -1, -1)
     rows = [moving.rows(grid, base) for moving, base in zip(variants, bases, strict=True)]
     frames = [[change for row in position for change in row] for position in zip(*rows, strict=True)]
@@ -187,9 +201,13 @@ def _grid(low: float, high: float) -> Array:
     return np.unique(np.concatenate([[low, high], points[(points > low) & (points < high)]]))
 
 
-def _with_margin(grid: Array) -> list[float]:
+def _even_grid(low: float, high: float) -> Array:
+    return np.linspace(low, high, _EVEN_BINS + 1)
+
+
+def _with_margin(grid: Array) -> list[float | None]:
     low, high = float(grid[0]), float(grid[-1])
-    return [low - 0.02 * (high - low), high + 0.02 * (high - low)]
+    return rounded([low - _MARGIN * (high - low), high + _MARGIN * (high - low)])
 
 
 def _row_traces(style: Style, grid: Array, base: float) -> list[Trace]:

@@ -78,6 +78,12 @@ def spread(epochs: int, most: int = MOST_POSITIONS) -> list[int]:
     return [1 + round(index * (epochs - 1) / (most - 1)) for index in range(most)]
 
 
+def is_blind(history: History) -> bool:
+    """Whether the runs were made without diagnostics: there are reports, and nothing of the inside is in them."""
+    reports = [report for run in history.counted for report in run]
+    return bool(reports) and not any(report.gradients or report.activations for report in reports)
+
+
 def _read(run: StoredRun, positions: Collection[int], unreadable: list[str]) -> list[EpochReport]:
     """The reports of whole epochs; an epoch that was cut short cannot be compared with the others."""
     try:

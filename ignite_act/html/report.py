@@ -12,7 +12,7 @@ from ignite_act.compare.tables import Table, dead_table, gradients_table, publis
 from ignite_act.html.curves import dead_figure, depth_figure, gradient_figure, learning_figure
 from ignite_act.html.distributions import distribution_figure
 from ignite_act.html.functions import activation_figure
-from ignite_act.html.history import read_histories
+from ignite_act.html.history import is_blind, read_histories
 from ignite_act.html.notes import findings_table, runs_table, settings_table, unseen_table, versions_table
 from ignite_act.html.page import write_page
 from ignite_act.html.styles import Style, styles
@@ -68,6 +68,7 @@ def _section(comparison: Comparison, looks: Mapping[str, Style]) -> dict[str, An
         "settings": _filled(settings_table(comparison), versions_table(comparison)),
         "runs": _filled(runs_table(comparison)),
         "unreadable": histories.unreadable,
+        "blind": [history.variant.name for history in variants if is_blind(history)],
     }
 
 

@@ -68,9 +68,11 @@ def _partly(variant: Variant) -> str:
 
 
 def _one_seed(comparison: Comparison) -> str:
-    if len(comparison.variants) > 1 and all(len(variant.runs) == 1 for variant in comparison.variants):
-        return "With one seed this proves nothing: another seed can turn the order round."
-    return ""
+    if any(len(variant.runs) > 1 for variant in comparison.variants):
+        return ""
+    if len(comparison.variants) == 1:
+        return "This is one run: another seed gives another number."
+    return "With one seed this proves nothing: another seed can turn the order round."
 
 
 def _listed(names: Iterable[str]) -> str:

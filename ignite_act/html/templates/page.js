@@ -144,6 +144,12 @@ const seen = new IntersectionObserver((entries) => {
 }, { rootMargin: "600px" });
 for (const { plot } of panels) seen.observe(plot);
 
+// What gets the focus must not lie behind the switches.
+const bar = new ResizeObserver(([{ target }]) => {
+  document.documentElement.style.scrollPaddingTop = `${target.offsetHeight}px`;
+});
+for (const element of document.querySelectorAll(".switches")) bar.observe(element);
+
 const switches = [...document.querySelectorAll("[data-switch]")];
 for (const input of switches)
   input.addEventListener("change", () => { toggle(input); redraw(); });

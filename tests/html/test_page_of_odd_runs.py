@@ -1,0 +1,200 @@
+"""The page of runs that are few, failed, different, incomplete or hostile."""
+
+import shutil
+
+import pytest
+import yaml
+
+from ignite_act.config import RunConfig
+from ignite_act.experiment import run
+
+HOSTILE = [
+    "<script>window.hacked = 1</script>",
+    "</script><script>window.hacked = 2</script>",
+    "<img src=x onerror='window.hacked = 3'>",
+    '<a href="javascript:window.hacked=4">x</a>',
+    "<b>bold</b> &amp; %{x} {{ 7 * 7 }}",
+]
+NAMES = dict(zip(("layers.0", "layers.2", "layers.4", "layers.1", "layers.3"), HOSTILE, strict=True))
+CURVES, GRADIENTS = "Learning curves", "Gradients, layer by layer"
+
+
+def rename(row):
+    """Layers and sites with hostile names."""
+    quantities = ("gradients", "activations", "dead_neurons")
+    return {**row, **{key: {NAMES[name]: value for name, value in row[key].items()} for key in quantities}}
+
+
+@pytest.fixture
+def hostile(runs, alter):
+    """Runs with HTML in everything that comes from outside."""
+    for place in runs.glob("*/seed-*"):
+        findings = [{"kind": HOSTILE[1], "since_epoch": 2}]
+        alter(place, rename, stop="odd", stop_reason=HOSTILE[0], findings=findings)
+        config = yaml.safe_load((place / "config.yaml").read_text())
+        config["versions"] = {HOSTILE[2]: HOSTILE[3]}
+        config["config"]["data_root"] = HOSTILE[4]
+        (place / "config.yaml").write_text(yaml.safe_dump(config))
+    odd = runs.parent.with_name("<i>odd<i>")
+    shutil.move(runs.parent, odd)
+    (odd / "digits/relu/seed-2/config.yaml").write_text("versions: [")
+    return odd
+
+
+def test_names_from_outside_stay_text(reader, hostile, written):
+    """Names, reasons, versions and directories with HTML in them are shown as they are, and run nothing."""
+    reader.read(written(hostile))
+    assert reader.console() == []
+    assert reader.run("return window.hacked") is None
+    assert reader.all("main :is(b, i, a, img, main script:not([type]))") == []
+    ticks = reader.run("return [...document.querySelectorAll('.xtick text')].map((tick) => tick.textContent)")
+    assert {"…" + name[-24:] for name in HOSTILE[:3]} < set(ticks)
+    assert set(HOSTILE[:3]) < set(reader.texts("h4"))
+    reader.unfold()
+    for name in (*HOSTILE, "<i>odd<i>"):
+        assert name in reader.text()
+
+
+@pytest.mark.parametrize("index", range(3))
+def test_names_from_outside_stay_text_at_the_pointer(reader, hostile, written, index):
+    """What a figure shows at the pointer is text, too."""
+    reader.read(written(hostile))
+    script = """const figures = [...document.querySelectorAll("figure")];
+        const figure = figures.find((figure) => figure.querySelector("h3").textContent === "Gradients by depth");
+        const plot = figure.querySelector(".plot"), curveNumber = plot.data.findIndex((trace) => trace.name);
+        Plotly.Fx.hover(plot, [{curveNumber, pointNumber: arguments[0]}]);"""
+    reader.run(script, index)
+    shown = "return [...document.querySelectorAll('.hoverlayer text')].map((text) => text.textContent)"
+    reader.wait(lambda: reader.run(shown))
+    assert any(HOSTILE[index][-24:] in part for part in reader.run(shown))
+    assert reader.all(".hoverlayer a") == []
+
+
+def test_one_run_is_shown_alone(reader, runs, written):
+    """A page of one run has its figures, no switches, and says that it is one run."""
+    reader.read(written(runs / "relu" / "seed-1"))
+    assert reader.console() == []
+    assert reader.all(".switches") == []
+    assert "This is one run: another seed gives another number." in reader.text()
+
+
+def test_one_seed_proves_nothing(reader, runs, written):
+    """Variants with one seed each are compared with a warning."""
+    for place in runs.glob("*/seed-2"):
+        shutil.rmtree(place)
+    reader.open(written(runs))
+    assert "With one seed this proves nothing" in reader.text()
+
+
+def test_failed_runs_are_named(reader, runs, written, fail):
+    """A variant that failed has no curves, but a place in the verdict and, with its reason, in the list of runs."""
+    for place in (*runs.glob("tanh/seed-*"), runs / "relu" / "seed-1"):
+        fail(place)
+    reader.read(written(runs))
+    assert reader.console() == []
+    assert "tanh failed." in reader.text()
+    assert "relu started to learn with 1 of 2 seeds, 1 failed" in reader.text()
+    assert "tanh" not in {trace["name"] for trace in reader.traces(CURVES)["training loss"]}
+    reader.unfold()
+    assert "the disk is full" in reader.text()
+
+
+def test_only_failed_runs_make_a_page(reader, runs, written, fail):
+    """If every run failed, the page says so and what ran."""
+    for place in runs.glob("*/seed-*"):
+        fail(place)
+    reader.read(written(runs))
+    assert reader.console() == []
+    assert "No variant started to learn." in reader.text()
+
+
+def test_what_did_not_learn_is_drawn_apart(reader, runs, written, alter):
+    """A run that did not start to learn while others did is a thin dotted line, and not in the mean."""
+    alter(
+        runs / "tanh" / "seed-1",
+        lambda row: {**row, "scores": {**row["scores"], "loss": {"train": 9.0}}},
+        learned=False,
+    )
+    reader.read(written(runs))
+    traces = reader.traces(CURVES)["training loss"]
+    assert [9, 9, 9] in [trace["y"] for trace in traces if trace["name"] is None]
+    assert max(reader.line(CURVES, "training loss", "tanh").values()) < 5
+    assert "tanh started to learn with 1 of 2 seeds" in reader.text()
+    assert "Thin dotted lines: runs that failed or did not start to learn" in reader.text()
+
+
+def test_runs_without_diagnostics_have_learning_curves(reader, runs, written, alter):
+    """Where nothing was measured inside, there is no empty figure, and the page says why."""
+    nothing = {"gradients": {}, "activations": {}, "dead_neurons": {}, "coverage": {}}
+    for place in runs.glob("*/seed-*"):
+        alter(place, lambda row: {**row, **nothing}, **nothing)
+    reader.read(written(runs))
+    assert reader.console() == []
+    assert reader.texts("figure h3") == [CURVES, "The activation functions"]
+    assert "Nothing was measured inside the networks of " in reader.text()
+
+
+def test_nan_is_a_gap(reader, runs, written, alter):
+    """A NaN in a report leaves a gap in the line, and the rest is drawn."""
+
+    def lose(row):
+        if row["epoch"] == 2:
+            row["scores"]["loss"]["train"] = "NaN"
+            row["gradients"]["layers.0"]["mean_abs"] = "NaN"
+            row["activations"]["layers.1"].update(edges=[], counts=[], mean="NaN", zero_fraction="NaN")
+        return row
+
+    alter(runs / "tanh" / "seed-1", lose)
+    reader.read(written(runs))
+    assert reader.console() == []
+    for place in ((CURVES, "training loss"), (GRADIENTS, "layers.0")):
+        values = list(reader.line(*place, "tanh").values())
+        assert [value is None for value in values] == [False, True, False]
+
+
+def test_seeds_that_trained_longer_go_on_alone(reader, runs, written):
+    """A mean ends where the first of its seeds stopped; the other goes on as a thin line, and the caption says so."""
+    path = runs / "tanh" / "seed-1" / "epochs.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    reader.read(written(runs))
+    assert len(reader.line(CURVES, "training loss", "tanh")) == 2
+    assert [2, 3] in [trace["x"] for trace in reader.traces(CURVES)["training loss"] if trace["name"] is None]
+    assert "Thin lines: single seeds that trained longer." in reader.text()
+
+
+def test_networks_may_differ(reader, runs, written, alter):
+    """Variants with other layers than the rest appear where they have something to show."""
+    for place in runs.glob("tanh/seed-*"):
+        alter(place, lambda row: {**row, "gradients": {"head": row["gradients"]["layers.0"]}})
+    reader.read(written(runs))
+    assert reader.console() == []
+    assert {trace["name"] for trace in reader.traces(GRADIENTS)["head"]} - {None} == {"tanh"}
+    assert "tanh" not in {trace["name"] for trace in reader.traces(GRADIENTS)["layers.0"]}
+
+
+def test_every_data_set_has_a_section(reader, runs, written):
+    """Runs on two data sets make two sections under the same switches."""
+    run(RunConfig(data="circles", batch_size=250, max_epochs=2, seed=1, device="cpu"), runs.parent, quiet=True)
+    reader.read(written(runs.parent))
+    assert reader.console() == []
+    assert reader.texts("h2") == ["circles", "digits"]
+    assert len(reader.all("[data-switch]")) == 3
+
+
+def test_what_cannot_be_read_is_said(reader, runs, written):
+    """A run whose reports cannot be read, and one that has not ended, are named with the reason."""
+    (runs / "relu" / "seed-1" / "epochs.jsonl").write_text("nonsense\nnonsense\n")
+    (runs / "relu" / "seed-2" / "summary.json").unlink()
+    reader.open(written(runs))
+    assert "Not in the figures: " in reader.text()
+    assert "holds an unfinished run" in reader.text()
+
+
+def test_findings_have_a_place(reader, runs, written, alter):
+    """What was found in a run is listed, a column for each thing that is said of it."""
+    alter(runs / "relu" / "seed-1", findings=[{"kind": "dying", "layer": "layers.0", "since_epoch": 2}])
+    reader.open(written(runs))
+    (table,) = (table for table in reader.all("table") if table.text.startswith("Findings"))
+    headings = [cell.text for cell in table.find_elements("css selector", "thead th")]
+    assert headings == ["activation", "seed", "kind", "layer", "since epoch"]
+    assert "relu 1 dying layers.0 2" in table.text
