@@ -1,7 +1,8 @@
 """Runs -> a comparison of variants over seeds: plain numbers.
 
 Intervals are two-sided 95 % intervals of Student's t distribution over the seeds, not corrected for comparing many
-variants. Differences are paired: a seed gives all variants the same initial weights, split and order of batches.
+variants. They tell how much seeds matter, not other samples: all runs share one split of the data. Differences are
+paired: a seed gives variants of one network the same initial weights and order of batches.
 """
 
 from __future__ import annotations
@@ -11,18 +12,21 @@ import statistics
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from scipy import stats
 
 from ignite_act.run_files import StoredRun
-from ignite_act.variants import activation_slug
 
 CONFIDENCE = 0.95
 _NOT_A_VARIANT = {"seed", "act", "data", "published", "data_root", "device", "diagnostics", "every"}
 """Settings that do not tell variants apart: what they change is where and whether one looks."""
 
-Verdict = Literal["best", "not told apart", "worse", "did not start to learn", "failed"]
+_ROUNDING = 1e-9
+"""Values whose spread is below this share of the largest are equal."""
+
+Verdict = Literal["best", "not told apart", "worse", "learned with some seeds", "did not start to learn", "failed"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,8 @@ class Estimate:
         n: number of seeds.
         mean: their mean.
         std: sample standard deviation (divided by n - 1); None for one seed.
-        low, high: 95 % interval of the mean; None for one seed.
+        low, high: 95 % interval of the mean; None for one seed, and for seeds that agree exactly (two differences of
+            one test sample each, say): they do not tell how far others would be off.
         minimum, median, maximum: of the seeds.
     """
 
@@ -54,7 +59,8 @@ def estimate(values: Iterable[float | None]) -> Estimate | None:
         return None
     n, mean = len(kept), statistics.fmean(kept)
     std = statistics.stdev(kept) if n > 1 else None
-    half = None if std is None else float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * std / math.sqrt(n)
+    differ = std is not None and std > _ROUNDING * max(map(abs, kept))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * std / math.sqrt(n) if std and differ else None
     low, high = (None, None) if half is None else (mean - half, mean + half)
     return Estimate(n, mean, std, low, high, min(kept), statistics.median(kept), max(kept))
 
@@ -78,7 +84,7 @@ class Variant:
         dead, units: dead neurons of the best weights over all training samples, all sites together.
         gradient_ratio: mean absolute gradient of the first layer over that of the last, in the last epoch.
         stop_reasons: reason -> number of runs, failed ones included.
-        published: metric -> what others report.
+        published: metric -> what others report, as the runs' configurations say; the last seed has the last word.
         gradients: layer -> mean absolute gradient in the last epoch.
         dead_neurons: site -> dead units of the best weights.
     """
@@ -114,9 +120,13 @@ class Variant:
         """The runs that the statistics are over."""
         return _counted(self.runs)
 
+    def values(self, metric: str) -> list[float]:
+        """Of all runs that have one. A published number is of a run that may not have learned, so ours may, too."""
+        return [value for run in self.runs if (value := _value(metric, run)) is not None]
+
     def place(self, metric: str) -> tuple[int, int] | None:
-        """How many of the counted runs lie below the published number, and how many there are; None without one."""
-        values = [value for run in self.counted if (value := _METRICS[metric](run.summary)) is not None]
+        """How many of our runs lie below the published number, and how many there are; None without one."""
+        values = self.values(metric)
         if metric not in self.published or not values:
             return None
         return sum(value < self.published[metric] for value in values), len(values)
@@ -133,7 +143,7 @@ class Variant:
                 "seed": run.config["seed"],
                 "learned": run.summary.get("learned"),
                 "stop_reason": run.summary["stop_reason"],
-                **{metric: None if run.failed else read(run.summary) for metric, read in _METRICS.items()},
+                **{metric: _value(metric, run) for metric in _METRICS},
             }
             for run in self.runs
         ]
@@ -146,7 +156,8 @@ class Comparison:
 
     Attributes:
         data: name of the data set.
-        variants: best mean test accuracy first; then what did not start to learn, then what failed altogether.
+        variants: the best one, then the others that learned by their mean test accuracy; then what did not start to
+            learn, then what failed altogether.
         settings: the settings that all variants share, in plain types.
     """
 
@@ -194,21 +205,27 @@ def _comparison(data: str, runs: Sequence[StoredRun]) -> Comparison:
 
 
 def _names(runs: Sequence[StoredRun]) -> list[str]:
-    """Activation, the settings that differ, and the place where that does not tell two runs apart."""
+    """Activation, the settings that differ, and as much of the place as tells two runs of one seed apart."""
     keys = [key for key in runs[0].config if key not in _NOT_A_VARIANT]
     differing = [key for key in keys if len({str(run.config[key]) for run in runs}) > 1]
-    names = [
-        ", ".join([activation_slug(run.config["act"]), *(f"{key}={_word(run.config[key])}" for key in differing)])
+    names = plain = [
+        ", ".join([run.summary["activation"], *(f"{key}={_word(run.config[key])}" for key in differing)])
         for run in runs
     ]
-    seen = Counter((name, run.config["seed"]) for name, run in zip(names, runs, strict=True))
-    if max(seen.values()) == 1:
-        return names
-    return [f"{name} ({_root(run)})" for name, run in zip(names, runs, strict=True)]
+    for level in (3, 1, 0):  # <root>/<data>/<activation>/seed-<n>: the root, the activation's directory, the run's own
+        if _told_apart(names, runs):
+            break
+        names = [f"{bare} ({_above(run, level)})" for bare, run in zip(plain, runs, strict=True)]
+    return names
 
 
-def _root(run: StoredRun) -> str:
-    return str(run.directory.parents[2]) if len(run.directory.parents) > 2 else str(run.directory)
+def _told_apart(names: Sequence[str], runs: Sequence[StoredRun]) -> bool:
+    return len({(name, run.config["seed"]) for name, run in zip(names, runs, strict=True)}) == len(runs)
+
+
+def _above(run: StoredRun, level: int) -> Path:
+    places = [run.directory, *run.directory.parents]
+    return places[level] if level < len(places) else run.directory
 
 
 def _word(value: Any) -> str:
@@ -216,11 +233,11 @@ def _word(value: Any) -> str:
 
 
 def _best(members: Mapping[str, Sequence[StoredRun]]) -> str | None:
-    """The highest mean test accuracy among the variants that learned with every seed, else with any."""
+    """The highest mean test accuracy among the variants that learned in every run with a result, else in any."""
     means = {}
     for name, runs in members.items():
         accuracy = estimate(run.summary["test"]["accuracy"] for run in _counted(runs))
-        learned = [_learned(run) for run in runs]
+        learned = [_learned(run) for run in runs if not run.failed]
         if accuracy is not None and any(learned):
             means[name] = (all(learned), accuracy.mean)
     return max(means, key=lambda name: means[name]) if means else None
@@ -246,11 +263,10 @@ def _variant(name: str, runs: Sequence[StoredRun], best: str | None, best_runs: 
         epochs=over_runs(lambda summary: summary["epochs"]),
         seconds=over_runs(lambda summary: summary["seconds"]),
         difference=difference,
-        dead=over_runs(lambda summary: sum(row["dead"] for row in summary["dead_neurons"].values())) if units else None,
         units=units,
         gradient_ratio=over_runs(gradient_ratio),
         stop_reasons=dict(Counter(run.summary["stop_reason"] for run in runs)),
-        published=runs[0].config["published"],
+        published={metric: value for run in runs for metric, value in run.config["published"].items()},
         gradients=_by_name(counted, "gradients", "mean_abs"),
         dead_neurons=_by_name(counted, "dead_neurons", "dead"),
     )
@@ -279,16 +295,28 @@ def _verdict(name: str, best: str | None, difference: Estimate | None, runs: Seq
         return "did not start to learn"
     if name == best:
         return "best"
-    return (
-        "worse" if difference is not None and difference.high is not None and difference.high < 0 else "not told apart"
-    )
+    if difference is not None and difference.high is not None and difference.high < 0:
+        return "worse"
+    return "not told apart" if all(_learned(run) for run in runs if not run.failed) else "learned with some seeds"
 
 
 def _standing(variant: Variant) -> tuple[int, float]:
     """Sorts the variants: the best one first, what did not learn or has no accuracy last."""
-    order = {"best": 0, "not told apart": 1, "worse": 1, "did not start to learn": 2, "failed": 3}
+    order = {"best": 0, "did not start to learn": 2, "failed": 3}
     accuracy = variant.test_accuracy
-    return order[variant.verdict], -accuracy.mean if accuracy is not None else math.inf
+    return order.get(variant.verdict, 1), -accuracy.mean if accuracy is not None else math.inf
+
+
+def _value(metric: str, run: StoredRun) -> float | None:
+    """None if the run failed or has no finite one."""
+    value = None if run.failed else _METRICS[metric](run.summary)
+    return value if value is not None and math.isfinite(value) else None
+
+
+def dead_neurons(summary: Mapping[str, Any]) -> int | None:
+    """Of all sites together; None if they were not counted."""
+    rows = summary["dead_neurons"].values()
+    return sum(row["dead"] for row in rows) if rows else None
 
 
 def gradient_ratio(summary: Mapping[str, Any]) -> float | None:
@@ -309,5 +337,6 @@ _METRICS: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
     "test_loss": lambda summary: summary["test"]["loss"],
     "last_accuracy": lambda summary: summary["last"]["accuracy"],
     "last_loss": lambda summary: summary["last"]["loss"],
+    "dead": dead_neurons,
 }
 """What can be compared with a published number, read from a summary."""

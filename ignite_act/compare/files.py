@@ -41,8 +41,16 @@ def _csv(comparisons: Sequence[Comparison]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({key: _plain(value) for key, value in row.items()} for row in rows)
     return text.getvalue()
+
+
+def _plain(value: object) -> object:
+    """Words in one line; an apostrophe before those that spreadsheets take for a formula (OWASP, CSV injection)."""
+    if not isinstance(value, str):
+        return value
+    words = " ".join(value.split())
+    return f"'{words}" if words.startswith(("=", "+", "-", "@")) else words
 
 
 def _flat(variant: Variant) -> dict[str, object]:

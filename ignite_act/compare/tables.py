@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from rich.console import Group
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group
+from rich.measure import Measurement
 from rich.text import Text
 
-from ignite_act.compare.comparison import Comparison, Estimate, Variant
+from ignite_act.compare.comparison import Comparison, Estimate, Variant, estimate
 from ignite_act.sinks.tables import new_table, number, percent
 
 Cell = Callable[[Variant], str]
@@ -21,6 +24,7 @@ _METRICS = {
     "test_loss": ("test loss", number),
     "last_accuracy": ("accuracy after the last epoch", percent),
     "last_loss": ("loss after the last epoch", number),
+    "dead": ("dead neurons", number),
 }
 
 
@@ -82,19 +86,19 @@ def training_table(comparison: Comparison) -> Table:
 
 
 def published_table(comparison: Comparison) -> Table:
-    """Each published number, ours over the seeds beside it, and how many of our runs lie below it."""
+    """Each published number, all of our runs beside it, learned or not, and how many of them lie below it."""
     rows = []
     for variant in comparison.variants:
         for metric, value in variant.published.items():
             label, word = _METRICS[metric]
-            ours: Estimate | None = getattr(variant, metric)
+            ours = estimate(variant.values(metric))
             place = variant.place(metric)
             if ours is None or place is None:
                 continue
             span = word(ours.mean) if ours.n == 1 else f"{word(ours.minimum)} to {word(ours.maximum)}"
             rows.append((variant.name, label, word(value), word(ours.mean), span, f"{place[0]} of {place[1]}"))
     headings = ("activation", "quantity", "published", "ours, mean", "ours, range", "our runs below it")
-    return Table("published numbers beside ours", headings, tuple(rows))
+    return Table("published numbers beside all of our runs", headings, tuple(rows))
 
 
 def gradients_table(comparison: Comparison) -> Table:
@@ -123,15 +127,41 @@ def markdown(tables: Iterable[Table]) -> str:
 
 def terminal(table: Table) -> Group:
     """A table for the terminal."""
-    headings = [heading.replace(" ", "\n", 1) if heading in _STACKED else heading for heading in table.headings]
-    grid = new_table(headings, _WORDS, _WORDS)
-    for row in table.rows:
-        grid.add_row(*map(Text, row))
+    grid = new_table((_STACKED.get(heading, heading) for heading in table.headings), _WORDS, _WORDS)
+    for name, *cells in table.rows:
+        grid.add_row(_Name(name), *map(Text, cells))
     return Group(Text(table.title, style="bold"), grid)
 
 
+class _Name:
+    """A name that is broken where it is no pity: ``leakyrelu-``, ``negative_``, ``slope=0.1``."""
+
+    def __init__(self, name: str) -> None:
+        self._parts = _BREAKS.split(name)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(max(map(cell_len, self._parts)), sum(map(cell_len, self._parts)))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        lines = [""]
+        for part in self._parts:
+            if lines[-1] and cell_len(lines[-1] + part.rstrip()) > options.max_width:
+                lines.append("")
+            lines[-1] += part
+        yield Text("\n".join(lines), overflow="fold")
+
+
 _WORDS = {"stopped", "verdict", "quantity"}
-_STACKED = {"test accuracy", "difference to best", "gradient first/last", "dead neurons", "our runs below it"}
+_STACKED = {
+    "test accuracy": "test\naccuracy",
+    "difference to best": "difference\nto best",
+    "gradient first/last": "gradient\nfirst/last",
+    "dead neurons": "dead\nneurons",
+    "ours, mean": "ours,\nmean",
+    "our runs below it": "our runs\nbelow it",
+}
+_BREAKS = re.compile(r"(?<= )|(?<=[-_=,/])(?=[^\W\d_])|(?<=\d-)(?=\d)")
+"""Where a name may go on in the next line: not before a number, but between numbers (512-256)."""
 
 
 def _table(
@@ -143,15 +173,22 @@ def _table(
 
 def _markdown(table: Table) -> str:
     lines = [table.headings, tuple("---" for _ in table.headings), *table.rows]
-    body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-    return f"**{table.title}**\n\n{body}\n"
+    body = "\n".join("| " + " | ".join(map(_plain, line)) + " |" for line in lines)
+    return f"**{_plain(table.title)}**\n\n{body}\n"
+
+
+def _plain(text: str) -> str:
+    """The text in one line, with no meaning in Markdown; an underscore has none within a word."""
+    return re.sub(r"[\\|<&`*[~]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", " ".join(text.split()))
 
 
 def _seeds(variants: Sequence[Variant]) -> str:
     counts = sorted({len(variant.runs) for variant in variants})
     if counts == [1]:
         return "one seed"
-    return f"{' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} seeds, mean ± half of the 95 % interval"
+    many = f" (not corrected for comparing {len(variants)} variants)" if len(variants) > 2 else ""
+    seeds = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1]))))
+    return f"{seeds} seeds, mean ± half of the 95 % interval{many}"
 
 
 def _gradient(layer: str, variant: Variant) -> str:
@@ -173,9 +210,9 @@ def _interval(value: Estimate | None) -> str:
 def _difference(value: Estimate | None) -> str:
     if value is None:
         return "-"
-    if value.low is None or value.high is None:
+    if value.high is None:
         return f"{100 * value.mean:+.2f}"
-    return f"{100 * value.mean:+.2f} [{100 * value.low:+.2f}, {100 * value.high:+.2f}]"
+    return f"{100 * value.mean:+.2f} ± {100 * (value.high - value.mean):.2f}"
 
 
 def _std(value: Estimate | None) -> str:
