@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from ignite.engine import Engine, Events
+from scipy.stats import entropy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ignite_act import activations, experiment
@@ -17,7 +18,7 @@ from ignite_act.activations import ACTIVATIONS, register_activation
 from ignite_act.config import RunConfig, StudyConfig
 from ignite_act.data import load_data
 from ignite_act.errors import UserError
-from ignite_act.experiment import prepare, run
+from ignite_act.experiment import constant_predictor, prepare, run
 from ignite_act.run_files import load_checkpoint, run_directory
 from ignite_act.sinks import ConsoleSink, read_reports
 from ignite_act.variants import activation_slug, expand_study, parse_activation
@@ -784,3 +785,81 @@ def test_result_is_frozen(finished):
     """What a run returns does not change."""
     with pytest.raises(dataclasses.FrozenInstanceError):
         finished.summary = {}
+
+
+# Whether a run learned anything
+
+
+@pytest.mark.parametrize(
+    ("y", "loss", "accuracy"),
+    [
+        (torch.arange(10), math.log(10), 0.1),
+        (torch.tensor([3, 3, 3]), 0.0, 1.0),
+        (torch.tensor([[0.0], [1.0], [1.0], [1.0]]), -0.25 * math.log(0.25) - 0.75 * math.log(0.75), 0.75),
+        (torch.tensor([0, 0, 5, 5], dtype=torch.int32), math.log(2), 0.5),
+    ],
+)
+def test_constant_predictor(y, loss, accuracy):
+    """The best constant prediction scores the entropy of the classes, and the share of the largest one."""
+    assert constant_predictor(y) == {"loss": pytest.approx(loss), "accuracy": accuracy}
+
+
+def test_no_constant_prediction_is_better():
+    """Whatever else is predicted for all samples alike has a higher cross-entropy."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randint(0, 7, (1000,), generator=generator)
+    logits = y.bincount().double().log()
+    best = torch.nn.functional.cross_entropy(logits.expand(1000, 7), y).item()
+    assert constant_predictor(y)["loss"] == pytest.approx(best) == entropy(y.bincount().numpy())
+    for shift in torch.randn(20, 7, generator=generator) / 10:
+        assert torch.nn.functional.cross_entropy((logits + shift).expand(1000, 7), y).item() > best
+
+
+LEARNING = {
+    "learned": ({}, True),
+    "a tiny step": ({"lr": 1e-9}, False),
+    "a plateau": ({"act": "sigmoid", "hidden": (16, 16, 16)}, False),
+    "not finite": ({"lr": 1e30}, False),
+    "circles": ({"data": "circles", "lr": 0.1, "act": "tanh"}, True),
+    "circles, a plateau": ({"data": "circles", "act": "sigmoid", "lr": 1e-3}, False),
+    "without diagnostics": ({"diagnostics": False}, True),
+}
+
+
+@pytest.mark.parametrize(("settings", "learned"), LEARNING.values(), ids=LEARNING)
+def test_learned(tmp_path, tiny, settings, learned):
+    """A run learned if its validation loss fell below 98 % of the best constant prediction's in any epoch."""
+    config = tiny(**settings)
+    result = run(config, tmp_path, quiet=True)
+    y = load_data(config.data).validation.y
+    assert result.summary["constant_predictor"] == constant_predictor(y)
+    losses = [report.scores["loss"]["validation"] for report in read_reports(result.directory / "epochs.jsonl")]
+    assert result.summary["learned"] is learned
+    assert learned == any(loss < 0.98 * entropy(y.unique(return_counts=True)[1].numpy()) for loss in losses)
+
+
+def test_what_was_learned_may_be_lost(tmp_path, tiny, monkeypatch):
+    """A run that fell back to the constant prediction has learned all the same; `last` says where it ended."""
+    real = experiment._Run._bind
+
+    def bind(self, sinks):
+        real(self, sinks)
+
+        def forget():
+            for parameter in self.parts.model.parameters():
+                torch.nn.init.zeros_(parameter)
+            self.parts.optimizer.param_groups[0]["lr"] = 0.0
+
+        self.trainer.add_event_handler(Events.EPOCH_STARTED(once=3), forget)
+
+    monkeypatch.setattr(experiment._Run, "_bind", bind)
+    summary = run(tiny(max_epochs=3), tmp_path, quiet=True).summary
+    assert summary["learned"] is True
+    assert summary["last"]["loss"] == pytest.approx(math.log(10), rel=1e-6)
+    assert summary["last"]["loss"] > summary["constant_predictor"]["loss"]
+
+
+def test_last_scores(finished):
+    """The last scores are those on the validation set after the last epoch."""
+    scores = epochs(finished.directory)[-1]["scores"]
+    assert finished.summary["last"] == {name: scores[name]["validation"] for name in ("loss", "accuracy")}
