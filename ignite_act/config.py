@@ -14,7 +14,7 @@ from ignite_act.errors import UserError
 DataName = Literal["digits", "circles", "fashionmnist"]
 Style = Literal["module", "shared", "functional"]
 Metric = Literal["test_accuracy", "test_loss", "last_accuracy", "last_loss", "dead"]
-"""What can be set beside a published number: test scores and dead neurons with the best weights, or the validation scores
+"""What can be set beside a published number: test scores and dead neurons with the best weights, or validation scores
 after the last epoch."""
 LARGEST_SEED = 2**31 - 1
 

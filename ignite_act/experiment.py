@@ -408,9 +408,15 @@ def _outputs(
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:
-    """What may explain the outcome of a run."""
-    shown = config.model_dump(mode="json", exclude={"published", "data_root", "device", "diagnostics", "every"})
+    """What may explain the outcome of a run: the main settings, and others where they are not the default."""
+    fields = {name: field.default for name, field in RunConfig.model_fields.items() if name not in _NO_CAUSE}
+    chosen = config.model_dump(mode="json", include=set(fields))
+    shown = {name: value for name, value in chosen.items() if name in _MAIN or value != fields[name]}
     return {**shown, "act": activation_slug(config.act)}
+
+
+_MAIN = {"act", "batch_size", "data", "hidden", "lr", "model", "optimizer", "seed"}
+_NO_CAUSE = {"published", "data_root", "device", "diagnostics", "every", "max_epochs", "patience"}
 
 
 def _outcome(summary: Mapping[str, Any]) -> dict[str, float | None]:
