@@ -12,6 +12,7 @@ import yaml
 from ignite.engine import Engine, Events
 from scipy.stats import entropy
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from ignite_act import activations, experiment
 from ignite_act.activations import ACTIVATIONS, register_activation
@@ -218,6 +219,28 @@ def test_tensorboard(finished):
         row = report.activations["layers.1"]
         assert (event.step, event.histogram_value.num) == (report.epoch, row["count"])
         assert sum(event.histogram_value.bucket) == row["count"]
+
+
+def test_hparams(finished, tmp_path, tiny):
+    """TensorBoard's HParams tab has a row for a run: its main settings, those that are not the default, its outcome."""
+    directory = run(tiny(act="leakyrelu:negative_slope=0.1", clip_norm=0.5), tmp_path, quiet=True).directory
+    accumulator = recorded(directory)
+    plugin = accumulator.summary_metadata["_hparams_/session_start_info"].plugin_data
+    start = HParamsPluginData.FromString(plugin.content).session_start_info.hparams
+    assert {name: value.string_value or value.number_value for name, value in start.items()} == {
+        "act": "leakyrelu-negative_slope=0.1", "batch_size": 128, "data": "digits", "hidden": "16", "lr": 0.05,
+        "model": "mlp", "optimizer": "sgd", "seed": 42, "clip_norm": 0.5,
+    }  # fmt: skip
+    result = summary(directory)
+    for tag, value in {
+        "test_accuracy": result["test"]["accuracy"],
+        "best_epoch": result["best_epoch"],
+        "dead_neurons": sum(row["dead"] for row in result["dead_neurons"].values()),
+    }.items():
+        (event,) = accumulator.Scalars(f"outcome/{tag}")
+        assert (event.step, event.value) == (0, pytest.approx(value))
+    ends = HParamsPluginData.FromString(accumulator.summary_metadata["_hparams_/session_end_info"].plugin_data.content)
+    assert ends.session_end_info.status == 1
 
 
 @pytest.mark.parametrize("name", ["best", "last"])
