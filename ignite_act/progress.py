@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import timedelta
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -55,11 +56,12 @@ class SweepProgress:
             if self._sweep.under_way(config)
         ]
         done = self._ended + sum(epochs / config.max_epochs for config, epochs in under_way)
-        elapsed = time.strftime("%H:%M:%S", time.gmtime(time.time() - self._sweep.begin))
+        elapsed = time.time() - self._sweep.begin
+        left = f"about {_clock(elapsed / done * (self._total - done))} left" if done >= 1 else ""
         line = Table.grid(padding=(0, 1))
-        line.add_row(f"{self._ended}/{self._total} runs", ProgressBar(self._total, done, width=40), elapsed)
+        line.add_row(f"{self._ended}/{self._total} runs", ProgressBar(self._total, done, width=40), _clock(elapsed), left)
         lines = [Text(f"  {_name(config)}: epoch {epochs}/{config.max_epochs}") for config, epochs in under_way]
-        return Group(line, *lines)
+        return Group(line, *(lines or [Text("  starting")]))
 
 
 def run_line(run: StoredRun) -> str:
@@ -75,3 +77,7 @@ def run_line(run: StoredRun) -> str:
 
 def _name(config: RunConfig) -> str:
     return f"{activation_slug(config.act)}, seed {config.seed}"
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))

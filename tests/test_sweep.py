@@ -388,6 +388,7 @@ def test_progress(tmp_path, study, alone):
     assert "tanh, seed 42: epoch 2/8" in text
     assert "relu, seed 42: epoch" not in text
     assert "[1/2] relu, seed 42: test accuracy" in text
+    assert "left" in text
 
 
 def test_under_way(tmp_path, study):
