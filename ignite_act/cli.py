@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 import shlex
 import sys
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ignite_act.config import RunConfig
+    from ignite_act.inspection import InspectedNetwork
     from ignite_act.run_files import StoredRun
 
 OUTPUT_DIR = Path("runs")
@@ -64,7 +66,8 @@ def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
             click.echo(f"error: {' '.join(str(error).split())}", err=True)
             sys.exit(2)
         except KeyboardInterrupt:
-            click.echo("interrupted: the same command with --resume goes on after the last finished epoch", err=True)
+            hint = ": the same command with --resume goes on after the last finished epoch"
+            click.echo(f"interrupted{hint if 'resume' in kwargs else ''}", err=True)
             sys.exit(130)
 
     return wrapped
@@ -297,10 +300,104 @@ def _tensorboard_command(log_dir: Path) -> str:
     return f"{'tensorboard' if active else shlex.quote(str(near))} --logdir {shlex.quote(str(log_dir))}"
 
 
+def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say which networks a study begins with."""
+    for name in ("seed", "style", "act", "hidden", "model", "data_root", "data"):
+        command = _option(name, StudyConfig.model_fields[name])(command)
+    kind = click.Path(path_type=Path)
+    return click.option("--config", "config_path", type=kind, help="YAML file; options override it.")(command)
+
+
 @main.command()
+@click.argument("places", metavar="[PLACE]...", type=click.Path(path_type=Path), nargs=-1)
+@network_options
+@click.option(
+    "--gradient-batch", type=click.IntRange(1), default=256, show_default=True, help="samples for the gradients"
+)
+@click.option(
+    "--activation-batch", type=click.IntRange(1), default=1024, show_default=True, help="samples for the activations"
+)
+@click.option("--whole", is_flag=True, help="take all training samples for both; dead neurons always are over all")
+@click.option("--output", metavar="FILE.html", type=click.Path(path_type=Path), help="write a page, too")
+@click.option("--json", "numbers", metavar="FILE", type=click.Path(path_type=Path), help="write the numbers, too")
 @one_line_errors
-def activations() -> None:
+def inspect(
+    places: tuple[Path, ...],
+    config_path: Path | None,
+    gradient_batch: int,
+    activation_batch: int,
+    whole: bool,
+    output: Path | None,
+    numbers: Path | None,
+    **options: Any,
+) -> None:
+    """Shows what networks look like inside: gradients of the layers, activations, dead neurons.
+
+    A PLACE is a run directory (or one above some), which shows the fresh network and the best one, or a checkpoint in
+    a run directory. Without a place, the options describe fresh networks, as a run would begin with them.
+
+    The gradients are those of the first training batch in training mode; activations (of the first training samples)
+    and dead neurons (over all of them) those of evaluation mode.
+
+    \b
+    Examples:
+      ignite-act inspect --data fashionmnist --act relu --act tanh
+      ignite-act inspect runs/digits/relu/seed-42 --output relu.html
+    """
+    given = {name: value for name, value in options.items() if value is not None and value != ()}
+    superfluous = [name for name in ("config", *given) if name != "data_root" and (config_path or name != "config")]
+    if places and superfluous:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in superfluous)
+        raise UserError(f"{places[0]} brings its own network: leave out {flags}")
+    study = load_study(config_path, given)
+
+    from ignite_act import inspection
+
+    inspection.check_targets(path for path in (output, numbers) if path is not None)
+    subjects = inspection.stored_subjects(places, study.data_root) if places else inspection.fresh_subjects(study)
+    logging.getLogger("ignite_act.collect").addHandler(logging.NullHandler())  # it is said once more by the coverage
+    networks = inspection.inspect_subjects(
+        subjects, gradient_batch=gradient_batch, activation_batch=activation_batch, whole=whole
+    )
+    if numbers is not None:
+        inspection.write_json(networks, numbers)
+    if output is not None:
+        from ignite_act.html.inspection import write_inspection
+
+        write_inspection(networks, output)
+    _show_networks(networks)
+    for label, path in (("page", output), ("numbers", numbers)):
+        if path is not None:
+            click.echo(f"{label:<14} {path}")
+
+
+def _show_networks(networks: Sequence[InspectedNetwork]) -> None:
+    """The tables of inspected networks, and what was not measured in them."""
+    from rich.console import Console
+
+    from ignite_act import inspection
+
+    console = Console(highlight=False)
+    marks = inspection.ASCII if console.options.ascii_only else inspection.BLOCKS
+    for table in inspection.inspection_tables(networks, marks):
+        console.print(inspection.terminal(table))
+    for line in (inspection.SHAPE, *inspection.unseen(networks)):
+        console.print(line, markup=False)
+
+
+@main.command()
+@click.option(
+    "--plot", "page", metavar="[FILE.html]", type=click.Path(path_type=Path), is_flag=False,
+    flag_value="activations.html", help="write a page with their curves instead; without a name activations.html",
+)  # fmt: skip
+@one_line_errors
+def activations(page: Path | None) -> None:
     """Lists the activation functions, where they are flat and where they saturate."""
+    if page is not None:
+        from ignite_act.html.activations import write_activations
+
+        click.echo(f"page           {write_activations(page)}")
+        return
     from rich.console import Console
 
     from ignite_act.activations import ACTIVATIONS

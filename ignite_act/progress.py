@@ -59,7 +59,8 @@ class SweepProgress:
         elapsed = time.time() - self._sweep.begin
         left = f"about {_clock(elapsed / done * (self._total - done))} left" if done >= 1 else ""
         line = Table.grid(padding=(0, 1))
-        line.add_row(f"{self._ended}/{self._total} runs", ProgressBar(self._total, done, width=40), _clock(elapsed), left)
+        bar = ProgressBar(self._total, done, width=40)
+        line.add_row(f"{self._ended}/{self._total} runs", bar, _clock(elapsed), left)
         lines = [Text(f"  {_name(config)}: epoch {epochs}/{config.max_epochs}") for config, epochs in under_way]
         return Group(line, *(lines or [Text("  starting")]))
 

@@ -576,12 +576,15 @@ def test_tables(tiny):
     assert overview.headings == ("network", "loss", "gradient first/last", "dead neurons")
     assert [row[0] for row in overview.rows] == ["relu", "tanh"]
     assert layers.headings == ("layer", "network", "mean |grad|", "std", "min", "max", "shape")
-    assert [row[:2] for row in layers.rows] == [("layers.0", "relu"), ("", "tanh"), ("layers.2", "relu"), ("", "tanh")]
-    assert [row[:2] for row in sites.rows] == [("layers.1", "relu"), ("", "tanh")]
+    assert [row[:2] for row in layers.rows] == [
+        (layer, act) for layer in ("layers.0", "layers.2") for act in ("relu", "tanh")
+    ]
+    assert [row[:2] for row in sites.rows] == [("layers.1", "relu"), ("layers.1", "tanh")]
     assert sites.rows[0][6] == f"{networks[0].inspection.dead}/16"
     for row in (*layers.rows, *sites.rows):
         assert set(row[-1]) <= set(BLOCKS)
         assert "█" in row[-1]
+    assert [table.headings[-1] for table in inspection_tables(networks, "")[1:]] == ["max", "dead neurons"]
     assert "256 samples, in training mode" in layers.title
     assert "1,024 samples, dead neurons over 1,197, in evaluation mode" in sites.title
 

@@ -18,8 +18,6 @@ from ignite_act.inspection import InspectedNetwork, inspection_tables, rebinned,
 
 _BINS = 61
 """Of a histogram of gradients: odd, so that zero lies in the middle of one."""
-_MOST_WORDS = 24
-"""So many bars have their numbers on them."""
 _GRADIENT = {"title": {"text": "gradient"}, "exponentformat": "power", "hoverformat": ".3g", "nticks": 6}
 _DENSITY = {"type": "log", "title": {"text": "density (log scale)"}, "exponentformat": "power", "hoverformat": ".3g"}
 
@@ -42,8 +40,7 @@ def write_inspection(networks: Sequence[InspectedNetwork], path: Path) -> Path:
     return write_page(
         path,
         "inspection.html",
-        title="Inside the network" if len(networks) == 1 else "Inside the networks",
-        summary=", ".join(looks),
+        title="Inside the network" if len(looks) == 1 else f"Inside {len(looks)} networks",
         styles=looks,
         sections=[_section(data, own, looks) for data, own in of_data.items()],
         unseen=unseen(networks),
@@ -61,9 +58,24 @@ def _section(data: str, networks: Sequence[InspectedNetwork], looks: Mapping[str
         "gradients": gradient_figure(networks, looks),
         "activations": activation_figure(networks, looks),
         "dead": dead_figure(networks, looks),
-        "numbers": [_by_network(table) for table in tables],
-        "places": [(network.name, str(network.source)) for network in networks if network.source is not None],
+        "numbers": [*(_by_network(table) for table in tables), sources_table(networks)],
     }
+
+
+def sources_table(networks: Sequence[InspectedNetwork]) -> Table:
+    """What was built, and where the weights come from."""
+    rows = tuple(
+        (
+            network.name,
+            network.config.model,
+            ", ".join(map(str, network.config.hidden)),
+            network.config.act,
+            str(network.config.seed),
+            "fresh" if network.source is None else str(network.source),
+        )
+        for network in networks
+    )
+    return Table("Networks and where they are", ("network", "model", "hidden", "activation", "seed", "from"), rows)
 
 
 def depth_figure(networks: Sequence[InspectedNetwork], looks: Mapping[str, Style]) -> Figure | None:
@@ -102,12 +114,12 @@ def gradient_figure(networks: Sequence[InspectedNetwork], looks: Mapping[str, St
     panels = []
     for layer in _places(networks, "gradients"):
         rows = {network.name: network.inspection.gradients.get(layer) for network in networks}
-        curves = [_curve(looks[name], row) for name, row in rows.items() if row is not None and row["edges"]]
+        curves = [_curve(looks[name], row) for name, row in rows.items() if row and row["edges"] and not _is_zero(row)]
         panels.append(Panel(layer, curves, {"hovermode": "closest", "xaxis": _GRADIENT, "yaxis": _DENSITY}))
     caption = (
         f"Density of the elements of the gradient of each weight tensor, for {_samples(networks, 'gradients')} in "
         f"training mode: the share of the weights in a bin over the width of the bin. Each network has {_BINS} bins of "
-        "its own as far as its largest gradient; the axes fit the networks that are shown."
+        f"its own as far as its largest gradient; the axes fit the networks that are shown. {_zeros(networks)}"
     )
     return Figure("Distributions of the gradients", caption, panels) if panels else None
 
@@ -131,17 +143,16 @@ def dead_figure(networks: Sequence[InspectedNetwork], looks: Mapping[str, Style]
     """Dead neurons, site by site."""
     sites = _places(networks, "dead_neurons")
     bars = [_bars(looks[network.name], network.inspection.dead_neurons) for network in networks]
-    few = len(sites) * len(networks) <= _MOST_WORDS
     layout = {
         "xaxis": {"type": "category", "categoryorder": "array", "categoryarray": [*map(literal, sites)]},
         "yaxis": {"title": {"text": "dead units"}, "tickformat": ".0%", "rangemode": "tozero"},
+        "uniformtext": {"mode": "hide", "minsize": 9},
     }
     caption = (
         f"Units whose derivative is exactly zero on every one of {_samples(networks, 'dead_neurons')} in evaluation "
         "mode, as a share of the site's units."
     )
-    panel = Panel("", [{**bar, "textposition": "outside" if few else "none"} for bar in bars], layout)
-    return Figure("Dead neurons", caption, [panel]) if sites else None
+    return Figure("Dead neurons", caption, [Panel("", bars, layout)]) if sites else None
 
 
 def _bars(style: Style, rows: Mapping[str, Mapping[str, Any]]) -> Trace:
@@ -150,6 +161,7 @@ def _bars(style: Style, rows: Mapping[str, Mapping[str, Any]]) -> Trace:
         "x": [literal(site) for site in rows],
         "y": rounded(row["fraction"] for row in rows.values()),
         "text": [f"{row['dead']}/{row['units']}" for row in rows.values()],
+        "textposition": "outside",
         "hovertemplate": "%{text}",
         "marker": {"color": style.color},
         "cliponaxis": False,
@@ -170,6 +182,20 @@ def _curve(style: Style, row: Mapping[str, Any]) -> Trace:
         "line": {**style.line(), "shape": "hv"},
         **_belongs_to(style),
     }
+
+
+def _is_zero(row: Mapping[str, Any]) -> bool:
+    return bool(row["min"] == row["max"] == 0)
+
+
+def _zeros(networks: Sequence[InspectedNetwork]) -> str:
+    """The gradients that no log scale can show."""
+    zero = {
+        network.name: [layer for layer, row in network.inspection.gradients.items() if _is_zero(row)]
+        for network in networks
+    }
+    listed = "; ".join(f"{name} ({', '.join(layers)})" for name, layers in zero.items() if layers)
+    return f"Not drawn, because every element is zero: {listed}." if listed else ""
 
 
 def _belongs_to(style: Style) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from ignite_act.inspection.subjects import (
     inspect_subjects,
     stored_subjects,
 )
-from ignite_act.inspection.tables import ASCII, BLOCKS, SHAPE, inspection_tables, rebinned, terminal
+from ignite_act.inspection.tables import ASCII, BLOCKS, SHAPE, inspection_tables, rebinned, terminal, unseen
 
 __all__ = [
     "ASCII",
@@ -26,5 +26,6 @@ __all__ = [
     "rebinned",
     "stored_subjects",
     "terminal",
+    "unseen",
     "write_json",
 ]

@@ -84,15 +84,15 @@ def stored_subjects(places: Iterable[Path], data_root: Path | None = None) -> li
     """The networks of some runs.
 
     Args:
-        places: a run directory stands for its fresh network and for the best one; a checkpoint in a run directory
-            for itself. What is named twice comes once.
+        places: a run directory stands for its fresh network and for the best one, a directory above run directories
+            for all of them, a checkpoint in a run directory for itself. What is named twice comes once.
         data_root: where FashionMNIST lies, if not where the run had it.
 
     Raises:
         UserError: if there is no run or no checkpoint that can be read.
     """
     subjects: dict[Path, Subject] = {}
-    for place in places:
+    for place in (directory for given in places for directory in _run_directories(given)):
         directory, checkpoint = _locate(place)
         config = _read_config(directory, data_root)
         if checkpoint != place:
@@ -169,6 +169,16 @@ def build(subject: Subject, data: Data) -> nn.Module:
     return model
 
 
+def _run_directories(place: Path) -> list[Path]:
+    """Those below a directory; the place itself if there are none, or it is one, or no directory."""
+    try:
+        if not place.is_dir() or (place / "config.yaml").is_file():
+            return [place]
+        return sorted(path.parent for path in place.rglob("config.yaml")) or [place]
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {place}: {first_line(error)}") from error
+
+
 def _locate(place: Path) -> tuple[Path, Path]:
     """A run directory and its best checkpoint, or a checkpoint and the directory of its run.
 
@@ -185,8 +195,10 @@ def _locate(place: Path) -> tuple[Path, Path]:
         raise UserError(f"cannot read {place}: {first_line(error)}") from error
     if not exists:
         raise UserError(f"there is no {place}: a run directory, or a checkpoint in one, was expected")
+    if not is_run and is_file:
+        raise UserError(f"{place} is no checkpoint of a run: those are called checkpoints/best.pt in a run directory")
     if not is_run:
-        raise UserError(f"{place} is no {'checkpoint in a ' if is_file else ''}run directory: it has no config.yaml")
+        raise UserError(f"there is no run in {place}: a run directory has a config.yaml")
     if not trained:
         raise UserError(f"{place} has no weights yet: {checkpoint.name} is written after the first epoch")
     return directory, checkpoint

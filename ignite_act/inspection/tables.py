@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from ignite_act.sinks.tables import new_table, number, percent
 BLOCKS = " ▁▂▃▄▅▆▇█"
 ASCII = " .:-=+*%@"
 """The same for terminals that cannot show blocks."""
-_CELLS = 15
+_CELLS = 13
 SHAPE = (
     "shape: a histogram whose heights are square roots of counts; gradients from -max to max |grad|, "
     "activations from min to max"
@@ -34,7 +35,7 @@ def inspection_tables(networks: Sequence[InspectedNetwork], marks: str = BLOCKS)
 
     Args:
         networks: the order is kept.
-        marks: nine characters, from nothing to most, of which the shapes are drawn.
+        marks: nine characters, from nothing to most, of which the shapes are drawn; empty for no shapes.
     """
     tables = []
     for data in dict.fromkeys(network.config.data for network in networks):
@@ -43,11 +44,25 @@ def inspection_tables(networks: Sequence[InspectedNetwork], marks: str = BLOCKS)
     return [table for table in tables if table.rows]
 
 
+def unseen(networks: Sequence[InspectedNetwork]) -> list[str]:
+    """What was not measured, one sentence for all networks that it is true of."""
+    names: dict[tuple[str, str, str], list[str]] = {}
+    for network in networks:
+        for quantity, coverage in network.inspection.coverage.items():
+            for place, reason in coverage["unseen"].items():
+                names.setdefault((quantity.replace("_", " "), place, reason), []).append(network.name)
+    return [
+        f"{', '.join(having)}: {quantity}: {place} was not measured: {reason}"
+        for (quantity, place, reason), having in names.items()
+    ]
+
+
 def terminal(table: Table) -> Group:
     """A table for the terminal; of several networks, the place stands above its lines."""
     rows, headings = table.rows, table.headings
     if headings[1] == "network":
-        rows = tuple(line for row in rows for line in _below_place(row))
+        groups = itertools.groupby(rows, lambda row: row[0])
+        rows = tuple(line for place, lines in groups for line in _below(place, lines))
         headings = (headings[0], *headings[2:])
     grid = new_table((heading.replace(" ", "\n") for heading in headings), {"shape"}, set())
     for row in rows:
@@ -108,7 +123,9 @@ def _layers_table(networks: Sequence[InspectedNetwork], marks: str) -> Table:
         ("shape", lambda row: _shape(row, marks, symmetric=True)),
     ]
     title = f"{_data_of(networks)}: gradients of the loss of {samples:,} samples, in training mode"
-    return _table(title, "layer", columns, [(network.name, network.inspection.gradients) for network in networks])
+    return _table(
+        title, "layer", columns, [(network.name, network.inspection.gradients) for network in networks], marks
+    )
 
 
 def _sites_table(networks: Sequence[InspectedNetwork], marks: str) -> Table:
@@ -125,7 +142,7 @@ def _sites_table(networks: Sequence[InspectedNetwork], marks: str) -> Table:
         f"{_data_of(networks)}: activations of {samples['activations']:,} samples, dead neurons over "
         f"{samples['dead_neurons']:,}, in evaluation mode"
     )
-    return _table(title, "site", columns, [(network.name, _site_rows(network)) for network in networks])
+    return _table(title, "site", columns, [(network.name, _site_rows(network)) for network in networks], marks)
 
 
 def _site_rows(network: InspectedNetwork) -> Rows:
@@ -133,25 +150,27 @@ def _site_rows(network: InspectedNetwork) -> Rows:
     return {name: {**row, **dead.get(name, {})} for name, row in network.inspection.activations.items()}
 
 
-def _table(title: str, place: str, columns: list[tuple[str, Cell]], networks: Sequence[tuple[str, Rows]]) -> Table:
+def _table(
+    title: str, place: str, columns: list[tuple[str, Cell]], networks: Sequence[tuple[str, Rows]], marks: str
+) -> Table:
     """One line for each place in each network, those of a place together."""
+    columns = [column for column in columns if column[0] != "shape" or marks]
     if any(row["nonfinite"] for _, rows in networks for row in rows.values()):
         columns = [*columns, ("non-finite", lambda row: str(row["nonfinite"]))]
     several = len(networks) > 1
     lines = []
     for name in dict.fromkeys(name for _, rows in networks for name in rows):
-        having = [(network, rows[name]) for network, rows in networks if name in rows]
-        for index, (network, row) in enumerate(having):
-            head = (name if index == 0 else "", network) if several else (name,)
-            lines.append((*head, *(cell(row) for _, cell in columns)))
+        for network, rows in networks:
+            if name in rows:
+                head = (name, network) if several else (name,)
+                lines.append((*head, *(cell(rows[name]) for _, cell in columns)))
     headings = (place, *(("network",) if several else ()), *(heading for heading, _ in columns))
     return Table(title, headings, tuple(lines))
 
 
-def _below_place(row: tuple[str, ...]) -> list[tuple[str, ...]]:
-    place, network, *cells = row
-    line = (f"  {network}", *cells)
-    return [(place, *("" for _ in cells)), line] if place else [line]
+def _below(place: str, rows: Iterable[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    lines = [(f" {network}", *cells) for _, network, *cells in rows]
+    return [(place, *("" for _ in lines[0][1:])), *lines]
 
 
 def _shape(row: Row, marks: str, *, symmetric: bool) -> str:
@@ -159,6 +178,8 @@ def _shape(row: Row, marks: str, *, symmetric: bool) -> str:
     if not edges:
         return "-"
     low, high = edges[0], edges[-1]
+    if row["min"] == row["max"]:
+        return marks[-1].center(_CELLS)
     if symmetric:
         high = max(-low, high)
         low = -high
