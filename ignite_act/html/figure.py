@@ -59,7 +59,7 @@ class Figure:
 
 def literal(text: object) -> str:
     """The text for a place where Plotly reads a kind of HTML: it shows what is given here."""
-    return str(text).replace("&", "&amp;").replace(">", "&gt;")
+    return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def rounded(values: Iterable[float | None], digits: int = 4) -> list[float | None]:
