@@ -64,6 +64,8 @@ def test_what_is_left_fills_its_axis(opened):
 def test_the_slider_shows_another_epoch(opened):
     """The slider, moved by keyboard, changes all distributions and says which epoch is shown."""
     slider, output, last = opened.one("[type=range]"), opened.one(".slider output"), opened.traces(TITLE)
+    lines = "return [...document.querySelectorAll('.plot.rows .js-fill')].map((path) => path.getAttribute('d'))"
+    drawn = opened.run(lines)
     assert output.text == "3"
     assert slider.accessible_name.startswith("Epoch")
     slider.send_keys(Keys.ARROW_LEFT)
@@ -73,6 +75,7 @@ def test_the_slider_shows_another_epoch(opened):
     curves = [(site, index) for site, traces in last.items() for index, trace in enumerate(traces) if trace["name"]]
     assert len(curves) == 2 * 3
     assert all(changed[site][index]["y"] != last[site][index]["y"] for site, index in curves)
+    assert all(now != before for now, before in zip(opened.run(lines), drawn, strict=True))
     slider.send_keys(Keys.END)
     assert opened.traces(TITLE) == last
 

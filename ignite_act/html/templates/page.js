@@ -76,7 +76,6 @@ function toggle(input) {
 
 function redraw() {
   for (const panel of panels.filter(({ drawn }) => drawn)) {
-    for (const trace of panel.figure.data) trace.visible = shown(trace);
     const axis = Object.entries(commonScale(panel)).map(([key, value]) => [`yaxis.${key}`, value]);
     Plotly.update(panel.plot, { visible: panel.figure.data.map(shown) }, Object.fromEntries(axis));
   }
