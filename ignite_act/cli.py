@@ -345,7 +345,7 @@ def inspect(
       ignite-act inspect runs/digits/relu/seed-42 --output relu.html
     """
     given = {name: value for name, value in options.items() if value is not None and value != ()}
-    superfluous = [name for name in ("config", *given) if name != "data_root" and (config_path or name != "config")]
+    superfluous = [*(["config"] if config_path else []), *(name for name in given if name != "data_root")]
     if places and superfluous:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in superfluous)
         raise UserError(f"{places[0]} brings its own network: leave out {flags}")

@@ -20,6 +20,8 @@ from ignite_act.sinks.tables import intervals
 
 _REACH = 5.0
 _POINTS = 401
+_BESIDE = 1e-9
+"""How far from a kink the points beside it lie."""
 _CAPTION = (
     "Each function with its default parameters and its derivative, which scales the gradient on its way back. Grey: "
     "the derivative is exactly zero there, and a unit that stays there on all samples is dead. Learned and random "
@@ -96,8 +98,8 @@ def pre_activations(reach: float, ends: list[float]) -> torch.Tensor:
         Increasing float64 numbers from ``-reach`` to ``reach``, ``(n,)``.
     """
     kinks = torch.tensor(sorted({0.0, *ends, *(-end for end in ends)}), dtype=torch.float64)
-    beside = [torch.nextafter(kinks, torch.full_like(kinks, side)) for side in (-math.inf, math.inf)]
-    return torch.cat([torch.linspace(-reach, reach, _POINTS, dtype=torch.float64), kinks, *beside]).unique()
+    evenly = torch.linspace(-reach, reach, _POINTS, dtype=torch.float64)
+    return torch.cat([evenly, kinks - _BESIDE, kinks, kinks + _BESIDE]).unique()
 
 
 def _shade(piece: Interval, reach: float) -> dict[str, Any]:
