@@ -27,6 +27,19 @@ if TYPE_CHECKING:
 OUTPUT_DIR = Path("runs")
 
 
+class OutputFile(click.Path):
+    """A file to be written; no directory, and an empty name, which would mean the current one, is none either."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path."""
+        if value == "":
+            self.fail("the name of the file is empty", param, ctx)
+        return super().convert(value, param, ctx)
+
+
 class OneLineErrors(click.Command):
     """A command whose errors are one line each, also those of click."""
 
@@ -260,7 +273,7 @@ def compare_runs(places: tuple[Path, ...], output_dir: Path | None) -> None:
 @places_argument
 @click.option(
     "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=OutputFile(),
     help="the file  [default: report.html in the runs' common directory]",
 )
 @one_line_errors
@@ -318,8 +331,8 @@ def network_options(command: Callable[..., Any]) -> Callable[..., Any]:
     "--activation-batch", type=click.IntRange(1), default=1024, show_default=True, help="samples for the activations"
 )
 @click.option("--whole", is_flag=True, help="take all training samples for both; dead neurons always are over all")
-@click.option("--output", metavar="FILE.html", type=click.Path(path_type=Path), help="write a page, too")
-@click.option("--json", "numbers", metavar="FILE", type=click.Path(path_type=Path), help="write the numbers, too")
+@click.option("--output", metavar="FILE.html", type=OutputFile(), help="write a page, too")
+@click.option("--json", "numbers", metavar="FILE", type=OutputFile(), help="write the numbers, too")
 @one_line_errors
 def inspect(
     places: tuple[Path, ...],
@@ -387,8 +400,8 @@ def _show_networks(networks: Sequence[InspectedNetwork]) -> None:
 
 @main.command()
 @click.option(
-    "--plot", "page", metavar="[FILE.html]", type=click.Path(path_type=Path), is_flag=False,
-    flag_value="activations.html", help="write a page with their curves instead; without a name activations.html",
+    "--plot", "page", metavar="[FILE.html]", type=OutputFile(), is_flag=False, flag_value="activations.html",
+    help="write a page with their curves instead; without a name activations.html",
 )  # fmt: skip
 @one_line_errors
 def activations(page: Path | None) -> None:

@@ -3,18 +3,20 @@
 import gzip
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
 
 from ignite_act import __version__, data, experiment, sweep
 from ignite_act.activations import ACTIVATIONS
 from ignite_act.cli import main
-from ignite_act.config import StudyConfig
+from ignite_act.config import RunConfig, StudyConfig
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = set(StudyConfig.model_fields) - {"published"}  # that one is for files only
@@ -45,7 +47,10 @@ def python(*arguments, **environment):
 # Help
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["activations", "--help"], ["--version"], ["-h"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["run", "--help"], ["activations", "--help"], ["inspect", "--help"], ["--version"], ["-h"]],
+)
 def test_help_is_light(arguments):
     """Help and version are shown without importing torch, Ignite, scikit-learn or TensorBoard."""
     code = (
@@ -406,3 +411,157 @@ def test_unwritable_directory(invoke, tmp_path):
     (tmp_path / "locked").mkdir(mode=0o500)
     done = invoke("run", *TINY, "--output-dir", "locked")
     assert_refused(done, [tmp_path / "locked"], sorted(tmp_path.rglob("*")))
+
+
+# Looking inside
+
+RUN = "runs/digits/relu/seed-42"
+
+
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory):
+    """The directory of a short run."""
+    config = RunConfig(hidden=(16,), batch_size=128, max_epochs=1)
+    return experiment.run(config, tmp_path_factory.mktemp("short"), quiet=True).directory
+
+
+@pytest.fixture
+def stored(short_run, tmp_path):
+    """The run in the current directory."""
+    return Path(shutil.copytree(short_run, tmp_path / RUN))
+
+
+def test_inspect(invoke):
+    """Without a place, fresh networks are shown beside each other, and what the numbers were measured on."""
+    done = invoke("inspect", "--hidden", "16,8", "--act", "relu", "--act", "tanh", "--activation-batch", "100")
+    assert (done.exit_code, done.stderr) == (0, "")
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[0] for line in lines if line[:1] in (["relu"], ["tanh"])] == ["relu", "tanh"] * (1 + 3 + 2)
+    for part in ("digits: networks", "gradients of the loss of 256 samples, in training mode", "layers.4", "layers.3",
+                 "activations of 100 samples, dead neurons over 1,197, in evaluation mode", "/16", "█"):  # fmt: skip
+        assert part in done.stdout
+    (dead,) = (line[3] for line in lines if line[:1] == ["relu"] and len(line) == 4)
+    assert dead.endswith("/24")
+
+
+def test_inspect_a_run(invoke, stored, tmp_path):
+    """A run directory, also by the directory above, shows the fresh network before the trained one; files on demand."""
+    before = sorted((tmp_path / "runs").rglob("*"))
+    done = invoke("inspect", "runs", "--whole", "--output", "new/inside.html", "--json", "numbers.json")
+    assert (done.exit_code, done.stderr) == (0, "")
+    names = [line.split("  ")[0] for line in map(str.strip, done.stdout.splitlines()) if line.startswith("relu, ")]
+    assert names == ["relu, fresh", "relu, epoch 1"] * (1 + 2 + 1)
+    assert done.stdout.endswith("page           new/inside.html\nnumbers        numbers.json\n")
+    assert (tmp_path / "new/inside.html").stat().st_size > 1e6
+    fresh, best = json.loads((tmp_path / "numbers.json").read_text(encoding="utf-8"))["networks"]
+    assert fresh["source"] == "runs/digits/relu/seed-42"
+    assert best["source"] == "runs/digits/relu/seed-42/checkpoints/best.pt"
+    assert best["samples"]["gradients"] == 1197
+    assert best["loss"] < fresh["loss"]
+    assert sorted((tmp_path / "runs").rglob("*")) == before
+
+
+def test_inspect_the_first_seed_of_a_study(invoke):
+    """Of a study of many seeds the networks of the first one are shown; what cannot be measured is said once."""
+    Path("study.yaml").write_text("act: [identity, relu]\nhidden: [8]\nseeds: 5\nseed: 7\n", encoding="utf-8")
+    done = invoke("inspect", "--config", "study.yaml", "--json", "numbers.json")
+    assert (done.exit_code, done.stderr) == (0, "")
+    networks = json.loads(Path("numbers.json").read_text(encoding="utf-8"))["networks"]
+    assert [(network["name"], network["config"]["seed"]) for network in networks] == [("identity", 7), ("relu", 7)]
+    assert done.stdout.count("identity: dead neurons: MLP was not measured: no activation function was called") == 1
+
+
+def test_inspect_without_unicode():
+    """A terminal that cannot show blocks gets other marks."""
+    done = CliRunner(charset="ascii").invoke(main, ["inspect", "--hidden", "4"])
+    assert done.exit_code == 0, done.output
+    assert "@" in done.stdout
+    assert done.stdout_bytes.isascii()
+
+
+def test_inspect_interrupt(invoke, monkeypatch):
+    """Ctrl-C says nothing of a flag that the command has not."""
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ignite_act.inspection.inspect_subjects", interrupt)
+    done = invoke("inspect", "--hidden", "4")
+    assert (done.exit_code, done.stderr) == (130, "interrupted\n")
+
+
+BAD_INSPECTIONS = [
+    ["nosuch"], [""], ["empty"], ["file"], ["x" * 300], ["file/below"], [f"{RUN}/config.yaml"], [f"{RUN}/checkpoints"],
+    ["loose.pt"], ["garbage/checkpoints/best.pt"], ["garbage"], ["badconfig"], ["noweights"], ["other"], ["strange"],
+    [RUN, "nosuch"], [RUN, "--act", "relu"], [RUN, "--seed", "42"], [RUN, "--config", "study.yaml"],
+    ["--act", "nosuch"], ["--act", "softmax"], ["--act", "rrelu", "--style", "functional"], ["--hidden", "0"],
+    ["--data", "mnist"], ["--seed", "-1"], ["--model", "cnn", "--data", "circles"], ["--config", "missing.yaml"],
+    ["--gradient-batch", "0"], ["--activation-batch", "many"], ["--lr", "0.1"], ["--nonsense"],
+    ["--output", ""], ["--output", "empty"], ["--output", "file/x.html"], ["--output", "x" * 300], ["--output"],
+    ["--json", "empty"], ["--json", "file/x.json"], ["--json", "same", "--output", "same"],
+    ["--output", "fine.html", "--json", "file/x.json"], ["--json", "fine.json", "--output", "empty"],
+]  # fmt: skip
+
+
+@pytest.fixture
+def places(stored, tmp_path):
+    """Damaged and foreign places beside a good run."""
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file").write_bytes(b"x")
+    shutil.copy(stored / "checkpoints" / "best.pt", tmp_path / "loose.pt")
+    for name in ("garbage", "badconfig", "noweights", "other", "strange"):
+        shutil.copytree(stored, tmp_path / name)
+    (tmp_path / "garbage/checkpoints/best.pt").write_bytes(b"no checkpoint")
+    (tmp_path / "badconfig/config.yaml").write_text("config: {hidden: [x]}", encoding="utf-8")
+    (tmp_path / "noweights/checkpoints/best.pt").unlink()
+    config = (stored / "config.yaml").read_text(encoding="utf-8")
+    (tmp_path / "other/config.yaml").write_text(config.replace("- 16\n", "- 17\n"), encoding="utf-8")
+    best = torch.load(stored / "checkpoints/best.pt", weights_only=True)
+    torch.save({**best, "model": 5}, tmp_path / "strange/checkpoints/best.pt")
+
+
+@pytest.mark.usefixtures("places")
+@pytest.mark.parametrize("options", BAD_INSPECTIONS, ids=lambda options: " ".join(options)[:50])
+def test_bad_inspection(invoke, tmp_path, options):
+    """Bad input gives one clear line and exit code 2; nothing is made, not even the output that could be."""
+    before = sorted(tmp_path.rglob("*"))
+    done = invoke("inspect", *options)
+    assert_refused(done, before, sorted(tmp_path.rglob("*")))
+    assert done.stdout == ""
+
+
+@pytest.mark.usefixtures("places")
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["nosuch"], "there is no nosuch: a run directory, or a checkpoint in one, was expected"),
+        (["empty"], "there is no run in empty: a run directory has a config.yaml"),
+        (["loose.pt"], "loose.pt is no checkpoint of a run"),
+        (["noweights"], "noweights has no weights yet: best.pt is written after the first epoch"),
+        (["other"], "other/checkpoints/best.pt does not fit the config.yaml of its run"),
+        (["strange"], "strange/checkpoints/best.pt holds no weights of a run"),
+        ([RUN, "--act", "relu", "--seed", "1"], f"{RUN} brings its own network: leave out --act, --seed"),
+        (["--json", "file/x"], "cannot write file/x: nothing can be made in "),
+    ],
+)
+def test_bad_inspection_is_explained(invoke, options, said):
+    """The line says what was given and what was expected."""
+    assert said in invoke("inspect", *options).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path"), [([], "activations.html"), (["plots/curves.html"], "plots/curves.html")]
+)
+def test_activations_plot(invoke, tmp_path, arguments, path):
+    """`activations --plot` writes the page, by default into the current directory, and says where it is."""
+    done = invoke("activations", "--plot", *arguments)
+    assert (done.exit_code, done.output) == (0, f"page           {path}\n")
+    assert [found for found in tmp_path.rglob("*") if found.is_file()] == [tmp_path / path]
+
+
+@pytest.mark.parametrize("path", [".", "", "file/x.html", "x" * 300])
+def test_activations_plot_refused(invoke, tmp_path, path):
+    """A place where no page can be written is refused in one line."""
+    (tmp_path / "file").write_bytes(b"x")
+    done = invoke("activations", "--plot", path)
+    assert_refused(done, [tmp_path / "file"], sorted(tmp_path.rglob("*")))
