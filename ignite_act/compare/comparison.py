@@ -79,6 +79,7 @@ class Variant:
         test_accuracy, test_loss: with the best weights.
         last_accuracy, last_loss: on the validation set after the last epoch.
         epochs, seconds: length of the training.
+        best_epoch: whose weights are the best ones.
         difference: test accuracy minus that of the best variant, paired by seed; None for the best one
             and for what did not learn.
         dead, units: dead neurons of the best weights over all training samples, all sites together.
@@ -101,6 +102,7 @@ class Variant:
     last_loss: Estimate | None
     epochs: Estimate | None
     seconds: Estimate | None
+    best_epoch: Estimate | None
     difference: Estimate | None
     dead: Estimate | None
     units: int
@@ -213,19 +215,14 @@ def _names(runs: Sequence[StoredRun]) -> list[str]:
         for run in runs
     ]
     for level in (3, 1, 0):  # <root>/<data>/<activation>/seed-<n>: the root, the activation's directory, the run's own
-        if _told_apart(names, runs):
+        if len({(name, run.config["seed"]) for name, run in zip(names, runs, strict=True)}) == len(runs):
             break
-        names = [f"{bare} ({_above(run, level)})" for bare, run in zip(plain, runs, strict=True)]
+        names = [f"{bare} ({_above(run.directory, level)})" for bare, run in zip(plain, runs, strict=True)]
     return names
 
 
-def _told_apart(names: Sequence[str], runs: Sequence[StoredRun]) -> bool:
-    return len({(name, run.config["seed"]) for name, run in zip(names, runs, strict=True)}) == len(runs)
-
-
-def _above(run: StoredRun, level: int) -> Path:
-    places = [run.directory, *run.directory.parents]
-    return places[level] if level < len(places) else run.directory
+def _above(directory: Path, level: int) -> Path:
+    return [directory, *directory.parents][: level + 1][-1]
 
 
 def _word(value: Any) -> str:
@@ -262,6 +259,7 @@ def _variant(name: str, runs: Sequence[StoredRun], best: str | None, best_runs: 
         **{metric: over_runs(read) for metric, read in _METRICS.items()},
         epochs=over_runs(lambda summary: summary["epochs"]),
         seconds=over_runs(lambda summary: summary["seconds"]),
+        best_epoch=over_runs(lambda summary: summary["best_epoch"]),
         difference=difference,
         units=units,
         gradient_ratio=over_runs(gradient_ratio),

@@ -56,8 +56,7 @@ def _plain(value: object) -> object:
 def _flat(variant: Variant) -> dict[str, object]:
     row: dict[str, object] = {"variant": variant.name, "verdict": variant.verdict}
     row |= {"runs": len(variant.runs), "learned": variant.learned, "failed": variant.failed, "units": variant.units}
-    for name in ("test_accuracy", "test_loss", "last_accuracy", "last_loss", "difference", "epochs", "seconds", "dead",
-                 "gradient_ratio"):  # fmt: skip
+    for name in _ESTIMATES:
         row |= _numbers(name, getattr(variant, name))
     row["stop_reasons"] = "; ".join(f"{count} x {reason}" for reason, count in variant.stop_reasons.items())
     row |= {f"published_{metric}": value for metric, value in variant.published.items()}
@@ -69,3 +68,9 @@ def _flat(variant: Variant) -> dict[str, object]:
 
 def _numbers(name: str, value: Estimate | None) -> dict[str, object]:
     return {f"{name}_{part.name}": None if value is None else getattr(value, part.name) for part in fields(Estimate)}
+
+
+_ESTIMATES = (
+    "test_accuracy", "test_loss", "last_accuracy", "last_loss", "difference", "epochs", "best_epoch", "seconds", "dead",
+    "gradient_ratio",
+)  # fmt: skip

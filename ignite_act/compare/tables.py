@@ -46,10 +46,12 @@ class Table:
 def comparison_tables(comparison: Comparison) -> list[Table]:
     """How the variants stand, published numbers beside ours, how they trained, layers, sites; empty ones left out.
 
-    A single run has only what is not in its own tables.
+    A single run has one row, and its layers and sites in tables of its own.
     """
-    tables = [scores_table(comparison), published_table(comparison), training_table(comparison)]
-    if len(comparison.variants) > 1 or len(comparison.variants[0].runs) > 1:
+    if len(comparison.variants) == 1 and len(comparison.variants[0].runs) == 1:
+        tables = [_joined(scores_table(comparison), training_table(comparison)), published_table(comparison)]
+    else:
+        tables = [scores_table(comparison), published_table(comparison), training_table(comparison)]
         tables += [gradients_table(comparison), dead_table(comparison)]
     return [table for table in tables if table.rows]
 
@@ -66,7 +68,8 @@ def scores_table(comparison: Comparison) -> Table:
         columns.append(("std", lambda variant: _std(variant.test_accuracy)))
     if len(variants) > 1:
         columns.append(("difference to best", lambda variant: _difference(variant.difference)))
-    columns.append(("learned", lambda variant: f"{variant.learned}/{len(variant.runs)}"))
+    if several or any(variant.learned < len(variant.runs) for variant in variants):
+        columns.append(("learned", lambda variant: f"{variant.learned}/{len(variant.runs)}"))
     if len(variants) > 1:
         columns.append(("verdict", lambda variant: variant.verdict))
     return _table(f"{comparison.data}: {_seeds(variants)}", columns, variants)
@@ -76,7 +79,7 @@ def training_table(comparison: Comparison) -> Table:
     """How long the variants trained, why they stopped and what they look like inside."""
     columns: list[tuple[str, Cell]] = [
         ("activation", lambda variant: variant.name),
-        ("epochs", lambda variant: _plus_minus(variant.epochs)),
+        ("epochs", _epochs),
         ("time (s)", lambda variant: _plus_minus(variant.seconds, _precision(variant.seconds))),
         ("gradient first/last", lambda variant: _median(variant.gradient_ratio)),
         ("dead neurons", lambda variant: _dead(variant.dead, variant.units)),
@@ -171,6 +174,12 @@ def _table(
     return Table(title, tuple(heading for heading, _ in columns), tuple(rows))
 
 
+def _joined(left: Table, right: Table) -> Table:
+    """Two tables of the same variants side by side."""
+    rows = tuple(mine + other[1:] for mine, other in zip(left.rows, right.rows, strict=True))
+    return Table(left.title, left.headings + right.headings[1:], rows)
+
+
 def _markdown(table: Table) -> str:
     lines = [table.headings, tuple("---" for _ in table.headings), *table.rows]
     body = "\n".join("| " + " | ".join(map(_plain, line)) + " |" for line in lines)
@@ -223,6 +232,12 @@ def _plus_minus(value: Estimate | None, how: str = ".0f") -> str:
     if value is None or value.high is None:
         return _mean(value, how)
     return f"{value.mean:{how}} ± {value.high - value.mean:{how}}"
+
+
+def _epochs(variant: Variant) -> str:
+    if variant.epochs is None or variant.best_epoch is None or variant.epochs.n > 1:
+        return _plus_minus(variant.epochs)
+    return f"{variant.epochs.mean:.0f}, best {variant.best_epoch.mean:.0f}"
 
 
 def _precision(value: Estimate | None) -> str:

@@ -27,7 +27,7 @@ def stored(
     config = RunConfig(**{"act": act, "seed": seed, "hidden": (16, 8), **settings}).model_dump(mode="json")
     slug = activation_slug(act)
     directory = Path(root) / config["data"] / slug / f"seed-{seed}"
-    content = {"schema": 2, "activation": slug, "seed": seed, "epochs": 5}
+    content = {"schema": 2, "activation": slug, "seed": seed, "epochs": 5, "best_epoch": 3}
     if error is not None:
         return StoredRun(directory, config, {}, {**content, "stop": "failed", "stop_reason": error})
     content |= {

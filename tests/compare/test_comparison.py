@@ -77,7 +77,7 @@ def test_one_seed_has_no_interval(value):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("values", [[0.5, 0.5], [0.1] * 10, [0.0] * 3, [0.95 - 0.96, 0.90 - 0.91], [-7, -7]])
+@pytest.mark.parametrize("values", [[0.5, 0.5], [0.1] * 10, [0.0] * 3, [0.10 - 0.11, 0.90 - 0.91], [-7, -7]])
 def test_equal_seeds_have_no_interval(values):
     """Seeds that agree, but for rounding, do not tell how far others would be off: no interval, least of all [x, x]."""
     mine = estimate(values)
@@ -108,6 +108,7 @@ def test_statistics(made):
             "test": {"accuracy": rng.random(), "loss": rng.random()},
             "last": {"accuracy": rng.random(), "loss": rng.random()},
             "epochs": rng.randrange(1, 50),
+            "best_epoch": rng.randrange(1, 50),
             "seconds": rng.random(),
             "gradients": {name: {"mean_abs": rng.random()} for name in ("a", "b", "c")},
             "dead_neurons": {name: {"dead": rng.randrange(9), "units": 9} for name in ("x", "y")},
@@ -120,6 +121,7 @@ def test_statistics(made):
     assert_is(variant.last_accuracy, [row["last"]["accuracy"] for row in rows])
     assert_is(variant.last_loss, [row["last"]["loss"] for row in rows])
     assert_is(variant.epochs, [row["epochs"] for row in rows])
+    assert_is(variant.best_epoch, [row["best_epoch"] for row in rows])
     assert_is(variant.seconds, [row["seconds"] for row in rows])
     assert_is(variant.dead, [row["dead_neurons"]["x"]["dead"] + row["dead_neurons"]["y"]["dead"] for row in rows])
     assert variant.units == 18
@@ -313,6 +315,14 @@ def test_verdicts(study, accuracies, expected):
     (comparison,) = compare(runs)
     best = [name for name, verdict in expected.items() if verdict == BEST]
     assert ([comparison.best.name] if comparison.best else []) == best
+
+
+def test_what_did_not_learn_is_never_best(made):
+    """A variant that did not start to learn is not the best one, whatever its accuracy: the classes are its merit."""
+    runs = [made("relu", 1, 0.9, learned=False), made("relu", 2, 0.9, learned=False)]
+    assert verdicts(runs) == {"relu": IDLE}
+    runs += [made("tanh", 1, 0.3), made("tanh", 2, 0.2, learned=False)]
+    assert verdicts(runs) == {"tanh": BEST, "relu": IDLE}
 
 
 # Names

@@ -62,9 +62,10 @@ def test_scores(study):
 @pytest.mark.parametrize(
     ("accuracies", "title", "headings"),
     [
-        ({"relu": [0.5]}, "one seed", ["learned"]),
+        ({"relu": [0.5]}, "one seed", []),
         ({"relu": [0.5, 0.6]}, f"2 seeds, {SCORES}", ["std", "learned"]),
-        ({"relu": [0.5], "tanh": [0.4]}, "one seed", ["difference to best", "learned", "verdict"]),
+        ({"relu": [0.5], "tanh": [0.4]}, "one seed", ["difference to best", "verdict"]),
+        ({"relu": [0.5], "tanh": [None]}, "one seed", ["difference to best", "learned", "verdict"]),
         (
             {"relu": [0.5], "tanh": [0.4, 0.3, 0.2]},
             f"1 to 3 seeds, {SCORES}",
@@ -104,8 +105,17 @@ def test_training(made):
     stopped = "1 x early stopping, 1 x non-finite loss, 1 x all epochs, 1 x OSError: no space"
     assert set(table.rows) == {
         ("relu", "12 ± 5", "2.0 ± 2.5", "0.5", "2.33/24", stopped),
-        ("tanh", "5", "100", "-", "-", "all epochs"),
+        ("tanh", "5, best 3", "100", "-", "-", "all epochs"),
     }
+
+
+def test_a_single_run(made):
+    """A single run has everything in one row: its score, its best epoch, its length and its inside."""
+    (table,) = comparison_tables(only([made()]))
+    assert dict(zip(table.headings, table.rows[0], strict=True)) == {
+        "activation": "relu", "test accuracy": "50.00 %", "epochs": "5, best 3", "time (s)": "1.5",
+        "gradient first/last": "0.5", "dead neurons": "3/24", "stopped": "all epochs",
+    }  # fmt: skip
 
 
 def test_published(study):
@@ -152,8 +162,8 @@ def test_layers_and_sites(made):
 @pytest.mark.parametrize(
     ("runs", "titles"),
     [
-        ([{}], ["digits: one seed", TRAINING]),
-        ([{"published": {"dead": 1}}], ["digits: one seed", PUBLISHED, TRAINING]),
+        ([{}], ["digits: one seed"]),
+        ([{"published": {"dead": 1}}], ["digits: one seed", PUBLISHED]),
         ([{}, {"seed": 43}], [f"digits: 2 seeds, {SCORES}", TRAINING, GRADIENTS, DEAD]),
         ([{}, {"act": "tanh"}], ["digits: one seed", TRAINING, GRADIENTS, DEAD]),
         ([BLIND, {"act": "tanh", **BLIND}], ["digits: one seed", TRAINING]),
@@ -191,10 +201,10 @@ def test_markdown_of_a_comparison(study):
     text = markdown(comparison_tables(only(study({"relu": [0.5], "leakyrelu:negative_slope=0.1": [0.25]}))))
     assert text.startswith(
         "**digits: one seed**\n\n"
-        "| activation | test accuracy | difference to best | learned | verdict |\n"
-        "| --- | --- | --- | --- | --- |\n"
-        "| relu | 50.00 % | - | 1/1 | best |\n"
-        "| leakyrelu-negative_slope=0.1 | 25.00 % | -25.00 | 1/1 | not told apart |\n\n"
+        "| activation | test accuracy | difference to best | verdict |\n"
+        "| --- | --- | --- | --- |\n"
+        "| relu | 50.00 % | - | best |\n"
+        "| leakyrelu-negative_slope=0.1 | 25.00 % | -25.00 | not told apart |\n\n"
         f"**{TRAINING}**\n"
     )
     assert text.endswith("|\n")
