@@ -49,7 +49,9 @@ def test_csv(study, tmp_path):
     comparisons = compare(runs)
     path, *_ = write_comparisons(comparisons, tmp_path)
     relu, tanh = rows(path)
-    names = ["test_accuracy", "test_loss", "last_accuracy", "last_loss", "difference", "epochs", "best_epoch", "seconds", "dead"]
+    names = [
+        "test_accuracy", "test_loss", "last_accuracy", "last_loss", "difference", "epochs", "best_epoch", "seconds", "dead",
+    ]  # fmt: skip
     for variant, row in zip(comparisons[0].variants, (relu, tanh), strict=True):
         estimates = {name: getattr(variant, name) for name in (*names, "gradient_ratio")}
         estimates |= {f"gradients/{name}": value for name, value in variant.gradients.items()}
