@@ -261,7 +261,8 @@ def compare_runs(places: tuple[Path, ...], output_dir: Path | None) -> None:
     from ignite_act.compare import compare, comparison_tables, terminal, write_comparisons
 
     console = Console(highlight=False)
-    comparisons = compare(_stored_runs(places))
+    runs, _ = _stored_runs(places)
+    comparisons = compare(runs)
     for comparison in comparisons:
         for table in comparison_tables(comparison):
             console.print(terminal(table))
@@ -284,11 +285,12 @@ def report(places: tuple[Path, ...], output: Path | None) -> None:
     """
     from ignite_act.html import write_report
 
-    runs = _stored_runs(places)
-    click.echo(f"page           {write_report(runs, output or _common(places) / 'report.html')}")
+    runs, left_out = _stored_runs(places)
+    page = write_report(runs, output or _common(places) / "report.html", left_out=left_out)
+    click.echo(f"page           {page}")
 
 
-def _stored_runs(places: tuple[Path, ...]) -> list[StoredRun]:
+def _stored_runs(places: tuple[Path, ...]) -> tuple[list[StoredRun], dict[Path, str]]:
     from ignite_act.run_files import find_runs
 
     runs, left_out = find_runs(places)
@@ -296,7 +298,7 @@ def _stored_runs(places: tuple[Path, ...]) -> list[StoredRun]:
         click.echo(f"left out: {reason}", err=True)
     if not runs:
         raise UserError(f"there is no finished run in {', '.join(map(str, places))}")
-    return runs
+    return runs, left_out
 
 
 def _common(places: tuple[Path, ...]) -> Path:

@@ -89,22 +89,31 @@ def prepare(config: RunConfig) -> _Parts:
         UserError: if something that the configuration names cannot be had.
     """
     check_activation(config)
-    entry, parameters = parse_activation(config.act)
     device = _device(config.device)
     data = load_data(config.data, config.data_root).to(device)
-    torch.manual_seed(config.seed)
-    try:
-        model = build_model(
-            config.model, data.train.x.shape[1:], config.hidden, data.outputs, entry.name, parameters, config.style
-        )
-        model.to(device)
-    except (ValueError, RuntimeError) as error:  # also a network that does not fit into the memory
-        raise UserError(f"the network cannot be built: {first_line(error)}") from error
+    model = build_network(config, data, device)
     loader = TensorLoader(
         data.train, config.batch_size, shuffle=data.shuffle, drop_last=data.drop_last, seed=config.seed
     )
     scaler = create_scaler(device, amp=config.amp)
     return _Parts(config, device, data, model, _optimizer(config, model), scaler, loader)
+
+
+def build_network(config: RunConfig, data: Data, device: torch.device | str = "cpu") -> nn.Module:
+    """The network of a run before its first step; seeds torch's random state.
+
+    Raises:
+        UserError: if it cannot be built.
+    """
+    entry, parameters = parse_activation(config.act)
+    torch.manual_seed(config.seed)
+    try:
+        model = build_model(
+            config.model, data.train.x.shape[1:], config.hidden, data.outputs, entry.name, parameters, config.style
+        )
+        return model.to(device)
+    except (ValueError, RuntimeError) as error:  # also a network that does not fit into the memory
+        raise UserError(f"the network cannot be built: {first_line(error)}") from error
 
 
 def run(

@@ -15,11 +15,10 @@ from ignite_act.config import RunConfig, StudyConfig
 from ignite_act.data import Data, TensorLoader, load_data
 from ignite_act.engines import loss_function
 from ignite_act.errors import UserError, first_line
-from ignite_act.experiment import EVALUATION_BATCH
+from ignite_act.experiment import EVALUATION_BATCH, build_network
 from ignite_act.inspection.network import Inspection, inspect_network
-from ignite_act.models import build_model
 from ignite_act.run_files import load_checkpoint
-from ignite_act.variants import activation_slug, check_activation, expand_study, parse_activation
+from ignite_act.variants import activation_slug, check_activation, expand_study
 
 GRADIENT_BATCH = 256
 ACTIVATION_BATCH = 1024
@@ -151,16 +150,8 @@ def build(subject: Subject, data: Data) -> nn.Module:
     Raises:
         UserError: if it cannot be built or the weights do not fit.
     """
-    config = subject.config
-    check_activation(config)
-    entry, parameters = parse_activation(config.act)
-    torch.manual_seed(config.seed)
-    try:
-        model = build_model(
-            config.model, data.train.x.shape[1:], config.hidden, data.outputs, entry.name, parameters, config.style
-        )
-    except (ValueError, RuntimeError) as error:
-        raise UserError(f"the network cannot be built: {first_line(error)}") from error
+    check_activation(subject.config)
+    model = build_network(subject.config, data)
     if subject.weights is not None:
         try:
             model.load_state_dict(subject.weights)
