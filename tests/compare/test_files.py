@@ -50,7 +50,8 @@ def test_csv(study, tmp_path):
     path, *_ = write_comparisons(comparisons, tmp_path)
     relu, tanh = rows(path)
     names = [
-        "test_accuracy", "test_loss", "last_accuracy", "last_loss", "difference", "epochs", "best_epoch", "seconds", "dead",
+        "test_accuracy", "test_loss", "last_accuracy", "last_loss", "difference", "epochs", "best_epoch", "seconds",
+        "dead",
     ]  # fmt: skip
     for variant, row in zip(comparisons[0].variants, (relu, tanh), strict=True):
         estimates = {name: getattr(variant, name) for name in (*names, "gradient_ratio")}

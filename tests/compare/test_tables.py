@@ -226,6 +226,8 @@ def test_markdown_of_a_comparison(study):
         ("relu, lr=1e-05", 5, ["relu,", "lr=1e", "-05"]),
         ("gelu-approximate=tanh (/tmp/runs)", 18, ["gelu-approximate=", "tanh (/tmp/runs)"]),
         ("hardsigmoid", 6, ["hardsi", "gmoid"]),
+        ("a b c", 3, ["a b", "c"]),
+        ("\u5e73-\u5e73\u65b9\u65b9", 7, ["\u5e73-", "\u5e73\u65b9\u65b9"]),
         ("\u5e73\u65b9-\u5e73\u65b9", 5, ["\u5e73\u65b9-", "\u5e73\u65b9"]),
         ("", 5, [""]),
     ],
