@@ -18,12 +18,16 @@ _SCORES = [
     ("training accuracy", "accuracy", "train"),
     ("validation accuracy", "accuracy", "validation"),
 ]
+_FEW_EPOCHS = 8
+"""An axis has a tick for each of so many epochs, and no more than that for more."""
 _LONGEST = 24
 """Characters of a name on an axis."""
 _LOSS = {"type": "log", "title": {"text": "loss (log scale)"}, "hoverformat": ".4g", "tickformat": "~g"}
 _ACCURACY = {"title": {"text": "accuracy"}, "tickformat": ".0%", "hoverformat": ".2%"}
+_AXES = {"loss": _LOSS, "accuracy": _ACCURACY}
 _GRADIENT = {"type": "log", "title": {"text": "mean |gradient|"}, "hoverformat": ".3g", "exponentformat": "power"}
 _DEAD = {"title": {"text": "dead units"}, "tickformat": ".0%", "hoverformat": ".2%", "rangemode": "tozero"}
+_BAND = ", band: from the lowest to the highest seed"
 
 
 def learning_figure(histories: Sequence[History]) -> Figure | None:
@@ -32,7 +36,7 @@ def learning_figure(histories: Sequence[History]) -> Figure | None:
     for title, metric, split in _SCORES:
         read = functools.partial(_score, metric, split)
         lines = [trace for history in histories for trace in traces(history, read)]
-        panels.append(Panel(title, lines, _over_epochs(_LOSS if metric == "loss" else _ACCURACY), scale=metric))
+        panels.append(Panel(title, lines, _over_epochs(histories, _AXES[metric]), scale=metric))
     caption = (
         "Loss is the cross-entropy in nats, accuracy the share of right answers. Training values are averages over an "
         "epoch while the weights change, validation values belong to the weights after it. "
@@ -47,7 +51,7 @@ def gradient_figure(histories: Sequence[History]) -> Figure | None:
             layer,
             [trace for history in histories for trace in traces(history, _reader("gradients", layer, "mean_abs"),
                                                                 statistics.median)],
-            _over_epochs(_GRADIENT),
+            _over_epochs(histories, _GRADIENT),
             scale="gradient",
         )
         for layer in _names(histories, lambda report: report.gradients)
@@ -72,8 +76,10 @@ def depth_figure(histories: Sequence[History]) -> Figure | None:
     }
     caption = (
         "The same gradients in the last epoch of each run. A line that falls towards the input is a gradient that "
-        f"vanishes on its way back. Line: median over the seeds{_band_caption(histories)}."
+        "vanishes on its way back."
     )
+    if _several(histories):
+        caption += f" Line: median over the seeds{_BAND}."
     return _figure(
         "Gradients by depth", caption, [Panel("", lines, {"xaxis": axis, "yaxis": _GRADIENT}, scale="depth")]
     )
@@ -82,12 +88,13 @@ def depth_figure(histories: Sequence[History]) -> Figure | None:
 def dead_figure(histories: Sequence[History]) -> Figure | None:
     """Dead units of each site; the variants that never had any are named, not drawn."""
     sites = _names(histories, lambda report: report.dead_neurons)
-    dying = [history for history in histories if _ever_dead(history)]
+    measured = [history for history in histories if _dead_counts(history)]
+    dying = [history for history in measured if any(_dead_counts(history))]
     panels = [
         Panel(
             _site_title(site, dying),
             [trace for history in dying for trace in traces(history, functools.partial(_dead_share, site))],
-            _over_epochs(_DEAD),
+            _over_epochs(histories, _DEAD),
             scale="dead",
         )
         for site in sites
@@ -97,7 +104,7 @@ def dead_figure(histories: Sequence[History]) -> Figure | None:
         "the unit learned nothing from any of them. For ReLU that means an output of 0 for all samples. Functions "
         "without a flat piece have no dead units by definition. "
     )
-    never = [history.variant.name for history in histories if history not in dying and history.counted]
+    never = [history.variant.name for history in measured if history not in dying]
     without = f" No unit was dead in any epoch with {', '.join(never)}." if never else ""
     return Figure("Dead neurons", caption + seeds_caption(dying) + without, _filled(panels)) if sites else None
 
@@ -106,9 +113,7 @@ def seeds_caption(histories: Sequence[History], middle: str = "mean") -> str:
     """How the lines of `traces` are to be read; says only what occurs."""
     words = []
     if _several(histories):
-        words.append(
-            f"Line: {middle} over the seeds up to the last epoch that all of them reached{_band_caption(histories)}."
-        )
+        words.append(f"Line: {middle} over the seeds up to the last epoch that all of them reached{_BAND}.")
         if any(len({run[-1].epoch for run in history.counted}) > 1 for history in histories):
             words.append("Thin lines: single seeds that trained longer.")
     if any(history.left_out for history in histories):
@@ -116,10 +121,6 @@ def seeds_caption(histories: Sequence[History], middle: str = "mean") -> str:
             "Thin dotted lines: runs that failed or did not start to learn, left out of the line and the band."
         )
     return " ".join(words)
-
-
-def _band_caption(histories: Sequence[History]) -> str:
-    return ", band: from the lowest to the highest seed" if _several(histories) else ""
 
 
 def _several(histories: Sequence[History]) -> bool:
@@ -136,8 +137,10 @@ def _filled(panels: Iterable[Panel]) -> list[Panel]:
     return [panel for panel in panels if any(value is not None for trace in panel.traces for value in trace["y"])]
 
 
-def _over_epochs(yaxis: dict[str, Any]) -> dict[str, Any]:
-    axis = {"title": {"text": "epoch"}, "tickformat": "d", "unifiedhovertitle": {"text": "epoch %{x}"}, "nticks": 8}
+def _over_epochs(histories: Sequence[History], yaxis: dict[str, Any]) -> dict[str, Any]:
+    last = max((run[-1].epoch for history in histories for run in (*history.counted, *history.left_out)), default=0)
+    ticks = {"dtick": 1} if last <= _FEW_EPOCHS else {"nticks": _FEW_EPOCHS}
+    axis = {"title": {"text": "epoch"}, "tickformat": "d", "unifiedhovertitle": {"text": "epoch %{x}"}, **ticks}
     return {"xaxis": axis, "yaxis": yaxis}
 
 
@@ -161,9 +164,10 @@ def _dead_share(site: str, report: EpochReport) -> float | None:
     return dead / units if dead is not None and units else None
 
 
-def _ever_dead(history: History) -> bool:
+def _dead_counts(history: History) -> list[float]:
+    """All that was counted, at all sites in all epochs of all runs."""
     runs = (*history.counted, *history.left_out)
-    return any(row.get("dead") for run in runs for report in run for row in report.dead_neurons.values())
+    return [row.get("dead") or 0 for run in runs for report in run for row in report.dead_neurons.values()]
 
 
 def _site_title(site: str, histories: Sequence[History]) -> str:

@@ -217,7 +217,7 @@ def _row_traces(style: Style, grid: Array, base: float) -> list[Trace]:
         "name": literal(style.name),
         "meta": style.number,
         "mode": "lines",
-        "line": {**style.line(1.5), "shape": "hv"},
+        "line": {"color": style.color, "width": 1.5, "shape": "hv"},
         "fill": "toself",
         "fillcolor": style.faint(0.25),
         "hoverinfo": "x+name",
