@@ -33,17 +33,14 @@ def check_targets(paths: Iterable[Path]) -> None:
     """Refuses files that could not be written, before work is done for them.
 
     Raises:
-        UserError: if one is a directory, lies where nothing can be made, or is named twice.
+        UserError: if one lies where nothing can be made, or is named twice.
     """
     seen: set[Path] = set()
     for path in paths:
         try:
-            is_directory = path.is_dir()
             nearest = next(folder for folder in path.absolute().parents if folder.exists())
         except (OSError, ValueError) as error:
             raise UserError(f"cannot write {path}: {first_line(error)}") from error
-        if is_directory:
-            raise UserError(f"cannot write {path}: it is a directory, a file was expected")
         if not nearest.is_dir() or not os.access(nearest, os.W_OK):
             raise UserError(f"cannot write {path}: nothing can be made in {nearest}")
         if path.absolute() in seen:

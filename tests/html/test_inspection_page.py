@@ -71,19 +71,17 @@ def test_gradients_by_depth(opened, networks):
         assert opened.line(DEPTH, "", network.name) == pytest.approx(expected, rel=1e-3)
 
 
-def test_distributions_of_gradients(opened, networks):
+@pytest.mark.parametrize("layer", ["layers.0", "layers.2", "layers.4"])
+def test_distributions_of_gradients(opened, networks, layer):
     """A curve is the density of the elements in even bins about zero, to the largest one; gaps where there are none."""
     for network in networks:
-        (curve,) = (trace for trace in opened.traces(GRADIENTS)["layers.2"] if trace["name"] == network.name)
-        row = network.inspection.gradients["layers.2"]
-        bins = list(itertools.pairwise(curve["x"]))
-        shares = np.array(
-            [(density or 0) * (high - low) for (low, high), density in zip(bins, curve["y"], strict=False)]
-        )
+        (curve,) = (trace for trace in opened.traces(GRADIENTS)[layer] if trace["name"] == network.name)
+        row, bins = network.inspection.gradients[layer], list(itertools.pairwise(curve["x"]))
+        densities = [density or 0 for density in curve["y"][:-1]]
+        shares = np.array([density * (high - low) for (low, high), density in zip(bins, densities, strict=True)])
         assert shares.sum() == pytest.approx(1, rel=1e-3)
-        assert np.average([sum(pair) / 2 for pair in bins], weights=shares) == pytest.approx(
-            row["mean"], abs=row["std"] / 20
-        )
+        mean = np.average([sum(pair) / 2 for pair in bins], weights=shares)
+        assert mean == pytest.approx(row["mean"], abs=row["std"] / 20)
         assert curve["x"][-1] == pytest.approx(max(-row["min"], row["max"]), rel=0.04)
         assert curve["x"][0] == -curve["x"][-1]
         assert 0 not in curve["y"]
@@ -177,8 +175,12 @@ def test_names_from_outside_stay_text(reader, networks, tmp_path):
     assert set(HOSTILE[:3]) <= set(reader.texts("h4"))
     for name in HOSTILE:
         assert name in reader.text()
+    ticks = """const figures = [...document.querySelectorAll("figure")];
+        const figure = figures.find((figure) => figure.querySelector("h3").textContent === arguments[0]);
+        return [...figure.querySelectorAll(".xtick text")].map((tick) => tick.textContent);"""
     shown = "return [...document.querySelectorAll('.hoverlayer text')].map((text) => text.textContent)"
     for title in (DEPTH, DEAD):
+        assert set(reader.run(ticks, title)) == set(HOSTILE[: 3 if title == DEPTH else 2])
         reader.run(
             """const figures = [...document.querySelectorAll("figure")];
             const figure = figures.find((figure) => figure.querySelector("h3").textContent === arguments[0]);
