@@ -86,7 +86,6 @@ UNREADABLE = {
     "unknown setting": ("config.yaml", b"config: {nosuch: 1}\nversions: {}", "config.yaml cannot be read"),
     "wrong setting": ("config.yaml", b"config: {lr: -1}\nversions: {}", "config.yaml cannot be read"),
     "settings are not text": ("config.yaml", b"\xff\xfe", "config.yaml cannot be read"),
-    "code": ("config.yaml", b"config: !!python/object/apply:os.getcwd []\nversions: {}", "config.yaml cannot be read"),
 }
 
 
@@ -105,6 +104,16 @@ def test_unreadable_run(ended, name, content, message):
     runs, left_out = find_runs([good.parent])
     assert [item.directory for item in runs] == [good]
     assert left_out == {bad: str(caught.value)}
+
+
+def test_settings_are_not_executed(ended, tmp_path):
+    """Reading a run executes nothing that its files hold."""
+    directory = ended("relu/seed-1")
+    code = f"config: {{}}\nversions: {{made: !!python/object/apply:os.mkdir ['{tmp_path}/made']}}\n"
+    (directory / "config.yaml").write_text(code, encoding="utf-8")
+    with pytest.raises(UserError, match=r"config\.yaml cannot be read"):
+        read_run(directory)
+    assert not (tmp_path / "made").exists()
 
 
 # Finding runs
@@ -155,8 +164,9 @@ def failure(message="no space left\nsecond line"):
 
 
 def test_record_failure(tmp_path, tiny):
-    """An error becomes the result of a run: its first line in the summary, its traceback in the log."""
+    """An error becomes the result of a run: its first line in the summary, its traceback in the log, nothing else."""
     config = tiny(act="leakyrelu:negative_slope=0.1", seed=7)
+    before = list(logging.getLogger("ignite_act").handlers)
     directory = run_directory(config, tmp_path / "new")
     assert record_failure(directory, config, failure()) == directory
     stored = read_run(directory)
@@ -170,6 +180,10 @@ def test_record_failure(tmp_path, tiny):
     assert "Traceback" in log
     assert "raise NoSpaceError(message)" in log
     assert "second line" in log
+    assert sorted(path.name for path in directory.iterdir()) == [
+        "checkpoints", "config.yaml", "summary.json", "train.log",
+    ]  # fmt: skip
+    assert logging.getLogger("ignite_act").handlers == before
     assert stored.reports() == []
 
 
