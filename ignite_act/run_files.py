@@ -60,6 +60,10 @@ class StoredRun:
         """The reports of its epochs, read from the file at every call."""
         return run_reports(self.directory)
 
+    def first_report(self) -> EpochReport | None:
+        """The report of the first epoch, without reading the others; None if there is none that can be read."""
+        return first_report(self.directory)
+
 
 def run_directory(config: RunConfig, output_dir: Path) -> Path:
     """``<output_dir>/<data>/<activation>/seed-<n>``."""
@@ -221,6 +225,13 @@ def run_reports(directory: Path) -> list[EpochReport]:
         return read_reports(path) if path.exists() else []
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {first_line(error)}; --overwrite starts over") from error
+
+
+def first_report(directory: Path) -> EpochReport | None:
+    """The report of a run's first epoch; None if there is none that can be read."""
+    with contextlib.suppress(OSError, ValueError), (directory / "epochs.jsonl").open(encoding="utf-8") as file:
+        return EpochReport.from_dict(json.loads(file.readline()))
+    return None
 
 
 def epochs_done(directory: Path) -> int:

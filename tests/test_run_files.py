@@ -13,6 +13,7 @@ from ignite_act.experiment import run
 from ignite_act.run_files import (
     epochs_done,
     find_runs,
+    first_report,
     is_finished,
     make_run_directory,
     read_run,
@@ -48,6 +49,17 @@ def names(found):
 
 
 # Reading a run
+
+
+def test_first_report(finished, tmp_path):
+    """The first report is that of the first epoch; without one that can be read there is none."""
+    stored = read_run(finished)
+    assert stored.first_report() == stored.reports()[0]
+    assert stored.first_report().epoch == 1
+    for content in ("", "{}\n", '{"schema": 1, "epo', "[]\n", "nonsense\n"):
+        (tmp_path / "epochs.jsonl").write_text(content, encoding="utf-8")
+        assert first_report(tmp_path) is None
+    assert first_report(tmp_path / "nowhere") is None
 
 
 def test_read_run(finished, tmp_path):

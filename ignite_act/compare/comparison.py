@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from scipy import stats
 
+from ignite_act.report import Rows
 from ignite_act.run_files import StoredRun
 
 CONFIDENCE = 0.95
@@ -87,6 +88,7 @@ class Variant:
         stop_reasons: reason -> number of runs, failed ones included.
         published: metric -> what others report, as the runs' configurations say; the last seed has the last word.
         gradients: layer -> mean absolute gradient in the last epoch.
+        first_gradients: the same in the first epoch.
         dead_neurons: site -> dead units of the best weights.
     """
 
@@ -110,6 +112,7 @@ class Variant:
     stop_reasons: Mapping[str, int]
     published: Mapping[str, float]
     gradients: Mapping[str, Estimate | None]
+    first_gradients: Mapping[str, Estimate | None]
     dead_neurons: Mapping[str, Estimate | None]
 
     @property
@@ -137,7 +140,7 @@ class Variant:
         """Plain types, the runs by their directories and seeds."""
         data = {name: value for name, value in vars(self).items() if name != "runs"}
         plain = {name: asdict(value) if isinstance(value, Estimate) else value for name, value in data.items()}
-        for name in ("gradients", "dead_neurons"):
+        for name in ("gradients", "first_gradients", "dead_neurons"):
             plain[name] = {key: value and asdict(value) for key, value in data[name].items()}
         runs = [
             {
@@ -246,6 +249,8 @@ def _variant(name: str, runs: Sequence[StoredRun], best: str | None, best_runs: 
     difference = _difference(counted, _counted(best_runs)) if learned and name != best else None
     units = max((sum(row["units"] for row in run.summary["dead_neurons"].values()) for run in counted), default=0)
 
+    first = [run.first_report() for run in counted]
+
     def over_runs(read: Callable[[Mapping[str, Any]], float | None]) -> Estimate | None:
         return estimate(read(run.summary) for run in counted)
 
@@ -265,8 +270,9 @@ def _variant(name: str, runs: Sequence[StoredRun], best: str | None, best_runs: 
         gradient_ratio=over_runs(gradient_ratio),
         stop_reasons=dict(Counter(run.summary["stop_reason"] for run in runs)),
         published={metric: value for run in runs for metric, value in run.config["published"].items()},
-        gradients=_by_name(counted, "gradients", "mean_abs"),
-        dead_neurons=_by_name(counted, "dead_neurons", "dead"),
+        gradients=_by_name([run.summary["gradients"] for run in counted], "mean_abs"),
+        first_gradients=_by_name([report.gradients for report in first if report is not None], "mean_abs"),
+        dead_neurons=_by_name([run.summary["dead_neurons"] for run in counted], "dead"),
     )
 
 
@@ -324,10 +330,10 @@ def gradient_ratio(summary: Mapping[str, Any]) -> float | None:
     return first / last if first is not None and last else None
 
 
-def _by_name(runs: Sequence[StoredRun], quantity: str, key: str) -> dict[str, Estimate | None]:
+def _by_name(runs: Sequence[Rows], key: str) -> dict[str, Estimate | None]:
     """Layer or site, in the order of the first run that has it -> the estimate over the runs."""
-    names = dict.fromkeys(name for run in runs for name in run.summary[quantity])
-    return {name: estimate(run.summary[quantity].get(name, {}).get(key) for run in runs) for name in names}
+    names = dict.fromkeys(name for rows in runs for name in rows)
+    return {name: estimate(rows.get(name, {}).get(key) for rows in runs) for name in names}
 
 
 _METRICS: dict[str, Callable[[Mapping[str, Any]], float | None]] = {

@@ -60,7 +60,7 @@ def _flat(variant: Variant) -> dict[str, object]:
         row |= _numbers(name, getattr(variant, name))
     row["stop_reasons"] = "; ".join(f"{count} x {reason}" for reason, count in variant.stop_reasons.items())
     row |= {f"published_{metric}": value for metric, value in variant.published.items()}
-    for name in ("gradients", "dead_neurons"):
+    for name in ("gradients", "first_gradients", "dead_neurons"):
         for place, value in getattr(variant, name).items():
             row |= _numbers(f"{name}/{place}", value)
     return row

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len
@@ -52,7 +52,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
         tables = [_joined(scores_table(comparison), training_table(comparison)), published_table(comparison)]
     else:
         tables = [scores_table(comparison), published_table(comparison), training_table(comparison)]
-        tables += [gradients_table(comparison), dead_table(comparison)]
+        tables += [first_gradients_table(comparison), gradients_table(comparison), dead_table(comparison)]
     return [table for table in tables if table.rows]
 
 
@@ -104,14 +104,22 @@ def published_table(comparison: Comparison) -> Table:
     return Table("published numbers beside all of our runs", headings, tuple(rows))
 
 
+def first_gradients_table(comparison: Comparison) -> Table:
+    """Mean absolute gradient of each layer in the first epoch, median over the runs."""
+    return _layers("first", comparison, lambda variant: variant.first_gradients)
+
+
 def gradients_table(comparison: Comparison) -> Table:
     """Mean absolute gradient of each layer in the last epoch, median over the runs."""
-    layers = dict.fromkeys(layer for variant in comparison.variants for layer in variant.gradients)
+    return _layers("last", comparison, lambda variant: variant.gradients)
+
+
+def _layers(epoch: str, comparison: Comparison, read: Callable[[Variant], Mapping[str, Estimate | None]]) -> Table:
+    layers = dict.fromkeys(layer for variant in comparison.variants for layer in read(variant))
     columns: list[tuple[str, Cell]] = [("activation", lambda variant: variant.name)]
-    columns += [(layer, functools.partial(_gradient, layer)) for layer in layers]
-    return _table(
-        "mean absolute gradient in the last epoch, median over the seeds", columns, comparison.variants, layers
-    )
+    columns += [(layer, functools.partial(_median_of, read, layer)) for layer in layers]
+    title = f"mean absolute gradient in the {epoch} epoch, median over the seeds"
+    return _table(title, columns, comparison.variants, layers)
 
 
 def dead_table(comparison: Comparison) -> Table:
@@ -200,8 +208,8 @@ def _seeds(variants: Sequence[Variant]) -> str:
     return f"{seeds} seeds, mean ± half of the 95 % interval{many}"
 
 
-def _gradient(layer: str, variant: Variant) -> str:
-    return _median(variant.gradients.get(layer))
+def _median_of(read: Callable[[Variant], Mapping[str, Estimate | None]], layer: str, variant: Variant) -> str:
+    return _median(read(variant).get(layer))
 
 
 def _dead_at(site: str, variant: Variant) -> str:

@@ -8,7 +8,15 @@ from typing import Any
 
 from ignite_act import __version__
 from ignite_act.compare import Comparison, compare
-from ignite_act.compare.tables import Table, dead_table, gradients_table, published_table, scores_table, training_table
+from ignite_act.compare.tables import (
+    Table,
+    dead_table,
+    first_gradients_table,
+    gradients_table,
+    published_table,
+    scores_table,
+    training_table,
+)
 from ignite_act.html.curves import dead_figure, depth_figure, gradient_figure, learning_figure
 from ignite_act.html.distributions import distribution_figure
 from ignite_act.html.functions import activation_figure
@@ -60,7 +68,7 @@ def _section(comparison: Comparison, looks: Mapping[str, Style]) -> dict[str, An
         "learning": learning_figure(variants),
         "gradients": gradient_figure(variants),
         "depth": depth_figure(variants),
-        "gradient_tables": _filled(gradients_table(comparison)),
+        "gradient_tables": _filled(first_gradients_table(comparison), gradients_table(comparison)),
         "dead": dead_figure(variants),
         "dead_tables": _filled(dead_table(comparison)),
         "distributions": distribution_figure(histories),

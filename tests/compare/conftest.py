@@ -44,6 +44,12 @@ def stored(
     return StoredRun(directory, config, {}, content)
 
 
+@pytest.fixture(autouse=True)
+def empty_directory(tmp_path, monkeypatch):
+    """Made-up runs have no files: nothing may be found where their directories would be."""
+    monkeypatch.chdir(tmp_path)
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """The directory of real runs: two variants with two seeds, and one run that becomes non-finite."""

@@ -491,3 +491,16 @@ def test_real_runs(trained):
     assert (last.name, last.verdict) == ("elu, lr=1e+30", "did not start to learn")
     assert np.mean(accuracies[best.act]) >= np.mean(accuracies[other.act])
     assert_is(other.difference, np.subtract(accuracies[other.act], accuracies[best.act]))
+
+
+def test_first_gradients(trained):
+    """The gradients of the first epoch are those of the first line of each run's reports, layer by layer."""
+    (comparison,) = compare(find_runs([trained])[0])
+    for variant in comparison.variants:
+        lines = [(run.directory / "epochs.jsonl").read_text(encoding="utf-8").splitlines()[0] for run in variant.runs]
+        rows = [json.loads(line)["gradients"] for line in lines]
+        assert list(variant.first_gradients) == list(rows[0]) == ["layers.0", "layers.2", "layers.4"]
+        for layer, value in variant.first_gradients.items():
+            assert_is(value, [row[layer]["mean_abs"] for row in rows])
+        if variant.act != "elu":  # one epoch was all it had
+            assert variant.first_gradients != variant.gradients

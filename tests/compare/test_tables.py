@@ -19,6 +19,7 @@ from ignite_act.compare.tables import (
     scores_table,
     training_table,
 )
+from ignite_act.run_files import find_runs
 
 BLIND = {"dead": (), "gradients": ()}
 SCORES, PUBLISHED = "mean ± half of the 95 % interval", "published numbers beside all of our runs"
@@ -157,6 +158,16 @@ def test_layers_and_sites(made):
         ("activation", "layers.1", "layers.3"),
         (("relu", "1.67", "-"), ("tanh", "0", "0"), ("elu", "-", "-")),
     )
+
+
+def test_first_gradients(trained):
+    """Real runs have a table of the first epoch's gradients before that of the last."""
+    comparison = only(find_runs([trained])[0])
+    tables = {table.title: table for table in comparison_tables(comparison)}
+    first, last = list(tables)[-3:-1]
+    assert (first, last) == (GRADIENTS.replace("last", "first"), GRADIENTS)
+    for variant, row in zip(comparison.variants, tables[first].rows, strict=True):
+        assert row == (variant.name, *(f"{value.median:.3g}" for value in variant.first_gradients.values()))
 
 
 @pytest.mark.parametrize(
