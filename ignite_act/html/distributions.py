@@ -46,7 +46,7 @@ class Histogram:
         self.edges: Array = np.asarray(row["edges"], float)
         counts: Array = np.asarray(row["counts"], float)
         total = float(counts.sum())
-        zeros = (finite(row["zero_fraction"]) or 0.0) * total
+        zeros = round((finite(row["zero_fraction"]) or 0.0) * total)
         for place in self._around_zero():
             taken = min(zeros, counts[place])
             counts[place] -= taken
@@ -123,8 +123,8 @@ def still_panel(site: str, rows: Mapping[Style, Mapping[str, Any]]) -> Panel:
 
 
 _CAPTION = (
-    "Each row is a variant: the density of the outputs of its activation function over the training samples of an "
-    "epoch, the mean over the seeds. Rows are scaled to their own peak: heights compare within a row, places and "
+    "Each row is a variant: the density of the outputs of its activation function in the measured steps of an epoch, "
+    "the mean over the seeds. Rows are scaled to their own peak: heights compare within a row, places and "
     "widths between rows. Exact zeros, a spike without a width, are not in the curve but in words. The axis is the "
     "same in all epochs and leaves out the outermost 0.5 % at each end, more where one variant would make the others "
     "vanish. A run that stopped earlier stays at its last epoch."
