@@ -19,7 +19,11 @@ NOTHING = [None, math.nan, math.inf, -math.inf]
 
 
 def naive(values):
-    """The estimate as numpy and scipy have it."""
+    """The estimate as numpy and scipy have it, for different values; one value alone has no spread."""
+    if len(values) == 1:
+        (value,) = values
+        missing = {"std": None, "low": None, "high": None}
+        return {"n": 1, "mean": value, "minimum": value, "median": value, "maximum": value, **missing}
     low, high = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
     exact = {"n": len(values), "minimum": min(values), "maximum": max(values)}
     rest = {
