@@ -11,7 +11,8 @@ import pytest
 
 from ignite_act.config import RunConfig
 from ignite_act.errors import UserError
-from ignite_act.html.inspection import write_inspection
+from ignite_act.html.inspection import gradient_figure, write_inspection
+from ignite_act.html.styles import styles
 from ignite_act.inspection import InspectedNetwork, Subject, inspect_subjects, inspection_tables, stored_subjects
 
 DEPTH, GRADIENTS = "Gradients by depth", "Distributions of the gradients"
@@ -85,6 +86,19 @@ def test_distributions_of_gradients(opened, networks, layer):
         assert curve["x"][-1] == pytest.approx(max(-row["min"], row["max"]), rel=0.04)
         assert curve["x"][0] == -curve["x"][-1]
         assert 0 not in curve["y"]
+
+
+def test_gradients_are_drawn_alike_on_both_sides(networks):
+    """A mirrored distribution is drawn as the mirrored curve, wherever the largest element lies."""
+    for network in networks:
+        row = network.inspection.gradients["layers.4"]
+        mirrored = {**row, "edges": [-edge for edge in reversed(row["edges"])], "counts": row["counts"][::-1]}
+        found = replace(network.inspection, gradients={"layers.4": row, "mirrored": mirrored})
+        figure = gradient_figure([replace(network, inspection=found)], styles([network.name]))
+        (curve,), (other,) = (panel.traces for panel in figure.panels)
+        densities, others = ([density or 0 for density in trace["y"][:-1]] for trace in (curve, other))
+        assert other["x"] == curve["x"]
+        assert others == pytest.approx(densities[::-1], rel=2e-3)
 
 
 def test_distributions_of_activations(opened, networks):
