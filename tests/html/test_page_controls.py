@@ -111,11 +111,13 @@ def test_print_draws_everything(reader, page):
 
 
 def test_paper_shows_everything_at_its_own_width(opened):
-    """While it prints, no figure is wider than the paper, tables are unfolded, and what is of no use there is gone."""
+    """On paper no figure is too wide, tables are unfolded, and the switches are a key to what is shown."""
+    opened.one("[data-switch='2']").click()
     opened.command("Emulation.setEmulatedMedia", {"media": "print"})
     opened.run("window.dispatchEvent(new Event('beforeprint'))")
     assert max(opened.run(RIGHT_ENDS)) < 681  # 180 mm
-    assert not any(part.is_displayed() for part in opened.all(".switches, .slider, button"))
+    assert not any(part.is_displayed() for part in opened.all(".switches input, .slider, button"))
+    assert [label.is_displayed() for label in opened.all(".switches label")] == [True, True, False]
     assert len(opened.all("details[open]")) == len(opened.all("details")) > 0
     opened.run("window.dispatchEvent(new Event('afterprint'))")
     opened.command("Emulation.setEmulatedMedia", {"media": ""})
