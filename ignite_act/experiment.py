@@ -51,7 +51,9 @@ logger = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 1000
 LEARNED_BELOW = 0.98
-"""A run has started to learn once its validation loss is below this share of the best constant predictor's."""
+"""A run has started to learn once its validation loss is below this share of the best constant predictor's ..."""
+LEARNED_ABOVE = 0.1
+"""... or its validation accuracy by this much above: a network that is often right and too sure has a high loss."""
 
 
 @dataclass(frozen=True)
@@ -271,9 +273,7 @@ class _Run:
             **scores,
             "last": {name: _finite(last.scores[name]["validation"]) if last else None for name in ("loss", "accuracy")},
             "constant_predictor": constant,
-            "learned": any(
-                report.scores["loss"]["validation"] < LEARNED_BELOW * constant["loss"] for report in reports
-            ),
+            "learned": any(has_learned(report, constant) for report in reports),
             "stop": self.state.stop,
             "stop_reason": self._stop_reason(),
             **inside,
@@ -362,6 +362,12 @@ def constant_predictor(y: torch.Tensor) -> dict[str, float]:
     """
     shares = torch.unique(y, return_counts=True)[1].double() / y.numel()
     return {"loss": float(-(shares * shares.log()).sum()), "accuracy": float(shares.max())}
+
+
+def has_learned(report: EpochReport, constant: Mapping[str, float]) -> bool:
+    """Whether the scores of an epoch are clearly better than those of the best constant predictor."""
+    loss, accuracy = (report.scores.get(name, {}).get("validation", math.nan) for name in ("loss", "accuracy"))
+    return loss < LEARNED_BELOW * constant["loss"] or accuracy > constant["accuracy"] + LEARNED_ABOVE
 
 
 def _score(evaluator: Engine) -> float:

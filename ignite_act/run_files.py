@@ -206,7 +206,8 @@ def find_runs(places: Iterable[Path]) -> tuple[list[StoredRun], dict[Path, str]]
 
 def _natural(path: Path) -> list[Any]:
     """``seed-9`` before ``seed-10``."""
-    return [(part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r"(\d+)", str(path))]
+    parts = (re.split(r"([0-9]+)", part) for part in path.parts)
+    return [[(piece.isdecimal(), int(piece) if piece.isdecimal() else piece) for piece in part] for part in parts]
 
 
 def read_summary(path: Path) -> dict[str, Any]:

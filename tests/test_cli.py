@@ -131,7 +131,7 @@ def test_sweep_again(invoke, tmp_path):
     done = invoke("run", *TINY, "--act", "tanh", "--act", "elu", "--act", "relu")
     assert (done.exit_code, done.stderr) == (0, "")
     assert "kept 2 of 3 runs, which are finished" in done.stdout
-    assert [line for line in done.stdout.splitlines() if line.startswith("[")][0].startswith("[1/1] relu, seed 42")
+    assert next(line for line in done.stdout.splitlines() if line.startswith("[")).startswith("[1/1] relu, seed 42")
     assert {path: path.stat().st_mtime_ns for path in before} == before
     comparison = json.loads((tmp_path / "runs/digits/comparison.json").read_text(encoding="utf-8"))
     assert {variant["name"] for variant in comparison[0]["variants"]} == {"tanh", "elu", "relu"}

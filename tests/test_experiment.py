@@ -19,7 +19,8 @@ from ignite_act.activations import ACTIVATIONS, register_activation
 from ignite_act.config import RunConfig, StudyConfig
 from ignite_act.data import load_data
 from ignite_act.errors import UserError
-from ignite_act.experiment import constant_predictor, prepare, run
+from ignite_act.experiment import constant_predictor, has_learned, prepare, run
+from ignite_act.report import EpochReport
 from ignite_act.run_files import load_checkpoint, run_directory
 from ignite_act.sinks import ConsoleSink, read_reports
 from ignite_act.variants import activation_slug, expand_study, parse_activation
@@ -851,14 +852,32 @@ LEARNING = {
 
 @pytest.mark.parametrize(("settings", "learned"), LEARNING.values(), ids=LEARNING)
 def test_learned(tmp_path, tiny, settings, learned):
-    """A run learned if its validation loss fell below 98 % of the best constant prediction's in any epoch."""
+    """A run learned if in any epoch its validation loss is 2 % below that of the best constant prediction, or its
+    accuracy 10 points above."""
     config = tiny(**settings)
     result = run(config, tmp_path, quiet=True)
     y = load_data(config.data).validation.y
     assert result.summary["constant_predictor"] == constant_predictor(y)
-    losses = [report.scores["loss"]["validation"] for report in read_reports(result.directory / "epochs.jsonl")]
+    counts = y.unique(return_counts=True)[1].numpy()
+    scores = [report.scores for report in read_reports(result.directory / "epochs.jsonl")]
+    low = [row["loss"]["validation"] < 0.98 * entropy(counts) for row in scores]
+    right = [row["accuracy"]["validation"] > counts.max() / counts.sum() + 0.1 for row in scores]
     assert result.summary["learned"] is learned
-    assert learned == any(loss < 0.98 * entropy(y.unique(return_counts=True)[1].numpy()) for loss in losses)
+    assert learned == any(low + right)
+
+
+@pytest.mark.parametrize(
+    ("loss", "accuracy", "learned"),
+    [
+        (0.99, 0.25, False), (0.97, 0.25, True), (5.0, 0.34, False), (5.0, 0.36, True), (math.nan, 0.25, False),
+        (math.nan, math.nan, False), (math.inf, 0.9, True), (0.5, 0.1, True),
+    ],
+)  # fmt: skip
+def test_an_epoch_that_learned(loss, accuracy, learned):
+    """A low loss tells that something was learned, and so does a high accuracy of a network that is too sure."""
+    report = EpochReport(1, 1, scores={"loss": {"validation": loss}, "accuracy": {"validation": accuracy}})
+    assert has_learned(report, {"loss": 1.0, "accuracy": 0.25}) is learned
+    assert has_learned(EpochReport(1, 1), {"loss": 1.0, "accuracy": 0.25}) is False
 
 
 def test_what_was_learned_may_be_lost(tmp_path, tiny, monkeypatch):
