@@ -81,9 +81,7 @@ def sources_table(networks: Sequence[InspectedNetwork]) -> Table:
 def depth_figure(networks: Sequence[InspectedNetwork], looks: Mapping[str, Style]) -> Figure | None:
     """Mean absolute gradient against depth."""
     layers = _places(networks, "gradients")
-    if len(layers) < 2:
-        return None
-    lines = [
+    lines: list[dict[str, Any]] = [
         {
             "x": [literal(layer) for layer in network.inspection.gradients],
             "y": rounded(row["mean_abs"] for row in network.inspection.gradients.values()),
@@ -106,7 +104,8 @@ def depth_figure(networks: Sequence[InspectedNetwork], looks: Mapping[str, Style
         "towards the input is a gradient that vanishes on its way back."
     )
     panel = Panel("", lines, {"xaxis": axis, "yaxis": size}, scale="depth")
-    return Figure("Gradients by depth", caption, [panel])
+    drawn = len(layers) > 1 and any(value for line in lines for value in line["y"])
+    return Figure("Gradients by depth", caption, [panel]) if drawn else None
 
 
 def gradient_figure(networks: Sequence[InspectedNetwork], looks: Mapping[str, Style]) -> Figure | None:
@@ -114,12 +113,13 @@ def gradient_figure(networks: Sequence[InspectedNetwork], looks: Mapping[str, St
     panels = []
     for layer in _places(networks, "gradients"):
         rows = {network.name: network.inspection.gradients.get(layer) for network in networks}
-        curves = [_curve(looks[name], row) for name, row in rows.items() if row and row["edges"] and not _is_zero(row)]
-        panels.append(Panel(layer, curves, {"hovermode": "closest", "xaxis": _GRADIENT, "yaxis": _DENSITY}))
+        curves = [_curve(looks[name], row) for name, row in rows.items() if row and _has_width(row)]
+        if curves:
+            panels.append(Panel(layer, curves, {"hovermode": "closest", "xaxis": _GRADIENT, "yaxis": _DENSITY}))
     caption = (
         f"Density of the elements of the gradient of each weight tensor, for {_samples(networks, 'gradients')} in "
         f"training mode: the share of the weights in a bin over the width of the bin. Each network has {_BINS} bins of "
-        f"its own as far as its largest gradient; the axes fit the networks that are shown. {_zeros(networks)}"
+        f"its own as far as its largest gradient; the axes fit the networks that are shown. {_undrawn(networks)}"
     )
     return Figure("Distributions of the gradients", caption, panels) if panels else None
 
@@ -129,7 +129,9 @@ def activation_figure(networks: Sequence[InspectedNetwork], looks: Mapping[str, 
     panels = []
     for site in _places(networks, "activations"):
         rows = {network.name: network.inspection.activations.get(site) for network in networks}
-        panels.append(still_panel(site, {looks[name]: row for name, row in rows.items() if row and row["edges"]}))
+        drawn = {looks[name]: row for name, row in rows.items() if row and row["edges"]}
+        if drawn:
+            panels.append(still_panel(site, drawn))
     caption = (
         f"Each row is a network: the density of the outputs of its activation function for "
         f"{_samples(networks, 'activations')} in evaluation mode, scaled to its own peak. Exact zeros, a spike without "
@@ -184,18 +186,18 @@ def _curve(style: Style, row: Mapping[str, Any]) -> Trace:
     }
 
 
-def _is_zero(row: Mapping[str, Any]) -> bool:
-    return bool(row["min"] == row["max"] == 0)
+def _has_width(row: Mapping[str, Any]) -> bool:
+    """Whether there are finite elements that are not all zero, which is what an axis can show."""
+    return bool(row["edges"]) and not row["min"] == row["max"] == 0
 
 
-def _zeros(networks: Sequence[InspectedNetwork]) -> str:
-    """The gradients that no log scale can show."""
-    zero = {
-        network.name: [layer for layer, row in network.inspection.gradients.items() if _is_zero(row)]
+def _undrawn(networks: Sequence[InspectedNetwork]) -> str:
+    layers = {
+        network.name: [layer for layer, row in network.inspection.gradients.items() if not _has_width(row)]
         for network in networks
     }
-    listed = "; ".join(f"{name} ({', '.join(layers)})" for name, layers in zero.items() if layers)
-    return f"Not drawn, because every element is zero: {listed}." if listed else ""
+    listed = "; ".join(f"{name} ({', '.join(found)})" for name, found in layers.items() if found)
+    return f"Not drawn, because every element is zero or none is finite: {listed}." if listed else ""
 
 
 def _belongs_to(style: Style) -> dict[str, Any]:
