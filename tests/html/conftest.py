@@ -31,7 +31,12 @@ class Reader:
         self.browser.get(path.as_uri())
 
     def read(self, path):
-        """Opens a page and goes through it from top to bottom, so that everything is drawn."""
+        """Opens a page with everything drawn, as if it had been scrolled through."""
+        self.open(path)
+        self.run("panels.forEach(draw)")
+
+    def scroll(self, path):
+        """Opens a page and goes through it from top to bottom, until all of it is drawn."""
         self.open(path)
         for plot in self.all(".plot"):
             self.run("arguments[0].scrollIntoView({block: 'center'})", plot)
@@ -104,29 +109,39 @@ def trained(tmp_path_factory):
     return place / "digits"
 
 
+@pytest.fixture(scope="session")
+def copied(trained, tmp_path_factory):
+    """Makes copies of the runs that can be altered."""
+
+    def copy():
+        place = tmp_path_factory.mktemp("copy") / "runs" / "digits"
+        shutil.copytree(trained, place, ignore=shutil.ignore_patterns("*.pt", "events.*"))
+        return place
+
+    return copy
+
+
 @pytest.fixture
-def runs(trained, tmp_path):
-    """A copy of the runs that a test may alter."""
-    place = tmp_path / "runs" / "digits"
-    shutil.copytree(trained, place, ignore=shutil.ignore_patterns("*.pt", "events.*"))
-    return place
+def runs(copied):
+    """A copy of the runs for one test."""
+    return copied()
 
 
 @pytest.fixture(scope="session")
-def page(trained, tmp_path_factory):
-    """The page of the runs as they are."""
-    return write(trained, tmp_path_factory.mktemp("page"))
-
-
-@pytest.fixture
-def written(tmp_path):
+def written(tmp_path_factory):
     """Writes the page of the runs below a place."""
-    return lambda place: write(place, tmp_path)
+
+    def write(place):
+        found, left_out = find_runs([place])
+        return write_report(found, tmp_path_factory.mktemp("page") / "report.html", left_out=left_out)
+
+    return write
 
 
-def write(place, directory):
-    found, left_out = find_runs([place])
-    return write_report(found, directory / "report.html", left_out=left_out)
+@pytest.fixture(scope="session")
+def page(trained, written):
+    """The page of the runs as they are."""
+    return written(trained)
 
 
 @pytest.fixture
@@ -136,13 +151,13 @@ def opened(reader, page):
     return reader
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def epochs():
     """The epochs of a run as its file has them."""
     return lambda run: [json.loads(text) for text in (run / "epochs.jsonl").read_text().splitlines()]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def alter(epochs):
     """Writes the epochs of a run anew, each as a function makes it, and its summary with other values."""
 
@@ -155,7 +170,7 @@ def alter(epochs):
     return change
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def fail():
     """Makes a run one that ended with an error before its first epoch did."""
 

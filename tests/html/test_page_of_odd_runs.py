@@ -25,9 +25,10 @@ def rename(row):
     return {**row, **{key: {NAMES[name]: value for name, value in row[key].items()} for key in quantities}}
 
 
-@pytest.fixture
-def hostile(runs, alter):
-    """Runs with HTML in everything that comes from outside."""
+@pytest.fixture(scope="module")
+def hostile(copied, written, alter):
+    """The page of runs with HTML in everything that comes from outside."""
+    runs = copied()
     for place in runs.glob("*/seed-*"):
         findings = [{"kind": HOSTILE[1], "since_epoch": 2}]
         alter(place, rename, stop="odd", stop_reason=HOSTILE[0], findings=findings)
@@ -38,12 +39,12 @@ def hostile(runs, alter):
     odd = runs.parent.with_name("<i>odd<i>")
     shutil.move(runs.parent, odd)
     (odd / "digits/relu/seed-2/config.yaml").write_text("versions: [")
-    return odd
+    return written(odd)
 
 
-def test_names_from_outside_stay_text(reader, hostile, written):
+def test_names_from_outside_stay_text(reader, hostile):
     """Names, reasons, versions and directories with HTML in them are shown as they are, and run nothing."""
-    reader.read(written(hostile))
+    reader.read(hostile)
     assert reader.console() == []
     assert reader.run("return window.hacked") is None
     assert reader.all("main :is(b, i, a, img, main script:not([type]))") == []
@@ -55,19 +56,90 @@ def test_names_from_outside_stay_text(reader, hostile, written):
         assert name in reader.text()
 
 
-@pytest.mark.parametrize("index", range(3))
-def test_names_from_outside_stay_text_at_the_pointer(reader, hostile, written, index):
+def test_names_from_outside_stay_text_at_the_pointer(reader, hostile):
     """What a figure shows at the pointer is text, too."""
-    reader.read(written(hostile))
+    reader.read(hostile)
     script = """const figures = [...document.querySelectorAll("figure")];
         const figure = figures.find((figure) => figure.querySelector("h3").textContent === "Gradients by depth");
         const plot = figure.querySelector(".plot"), curveNumber = plot.data.findIndex((trace) => trace.name);
         Plotly.Fx.hover(plot, [{curveNumber, pointNumber: arguments[0]}]);"""
-    reader.run(script, index)
-    shown = "return [...document.querySelectorAll('.hoverlayer text')].map((text) => text.textContent)"
-    reader.wait(lambda: reader.run(shown))
-    assert any(HOSTILE[index][-24:] in part for part in reader.run(shown))
-    assert reader.all(".hoverlayer :is(a, [style*=bold])") == []
+    shown = "return [...document.querySelectorAll('.hoverlayer text')].map((text) => text.textContent).join()"
+    for index, name in enumerate(HOSTILE[:3]):
+        reader.run(script, index)
+        reader.wait(lambda name=name: name[-24:] in reader.run(shown))
+        assert reader.all(".hoverlayer :is(a, [style*=bold])") == []
+
+
+@pytest.fixture(scope="module")
+def patchwork(copied, written, alter):
+    """The page of runs with nothing in common: one has gaps, one is short, one did not learn, one is another net."""
+    runs = copied()
+    alter(runs / "relu" / "seed-1", lose, findings=[{"kind": "dying", "layer": "layers.0", "since_epoch": 2}])
+    short = runs / "tanh" / "seed-1" / "epochs.jsonl"
+    short.write_text("".join(short.read_text().splitlines(keepends=True)[:2]))
+    leaky = runs / "leakyrelu-negative_slope=0.1"
+    alter(leaky / "seed-1", lambda row: {**row, "scores": {"loss": {"train": 9.0}}}, learned=False)
+    alter(leaky / "seed-2", lambda row: {**row, "gradients": {"head": row["gradients"]["layers.0"]}})
+    return written(runs)
+
+
+def lose(row):
+    """A row that has NaN where the second epoch had numbers."""
+    if row["epoch"] == 2:
+        row["scores"]["loss"]["train"] = "NaN"
+        row["gradients"]["layers.0"]["mean_abs"] = "NaN"
+        row["activations"]["layers.1"].update(edges=[], counts=[], mean="NaN", zero_fraction="NaN")
+    return row
+
+
+@pytest.fixture(scope="module")
+def mixed(reader, patchwork):
+    """A reader who has that page open and leaves it as it is."""
+    reader.read(patchwork)
+    return reader
+
+
+def test_runs_with_nothing_in_common_make_a_page(mixed):
+    """Whatever is missing or different, every figure is drawn and nothing goes wrong."""
+    assert mixed.console() == []
+    assert all(map(mixed.is_drawn, mixed.all(".plot")))
+
+
+@pytest.mark.parametrize("place", [(CURVES, "training loss"), (GRADIENTS, "layers.0")])
+def test_nan_is_a_gap(mixed, place):
+    """A NaN in a report leaves a gap in the line, and the rest is drawn."""
+    assert [value is None for value in mixed.line(*place, "relu").values()] == [False, True, False]
+
+
+def test_seeds_that_trained_longer_go_on_alone(mixed):
+    """A mean ends where the first of its seeds stopped; the other goes on as a thin line, and the caption says so."""
+    assert len(mixed.line(CURVES, "training loss", "tanh")) == 2
+    assert [2, 3] in [trace["x"] for trace in mixed.traces(CURVES)["training loss"] if trace["name"] is None]
+    assert "Thin lines: single seeds that trained longer." in mixed.text()
+
+
+def test_what_did_not_learn_is_drawn_apart(mixed):
+    """A run that did not start to learn while others did is a thin dotted line, and not in the mean."""
+    traces, name = mixed.traces(CURVES)["training loss"], "leakyrelu-negative_slope=0.1"
+    assert [9, 9, 9] in [trace["y"] for trace in traces if trace["name"] is None]
+    assert max(mixed.line(CURVES, "training loss", name).values()) < 5
+    assert f"{name} started to learn with 1 of 2 seeds" in mixed.text()
+    assert "Thin dotted lines: runs that failed or did not start to learn" in mixed.text()
+
+
+def test_networks_may_differ(mixed):
+    """Variants with other layers than the rest appear where they have something to show."""
+    figure = mixed.traces(GRADIENTS)
+    assert {trace["name"] for trace in figure["head"]} - {None} == {"leakyrelu-negative_slope=0.1"}
+    assert {trace["name"] for trace in figure["layers.2"]} - {None} == {"relu", "tanh"}
+
+
+def test_findings_have_a_place(mixed):
+    """What was found in a run is listed, a column for each thing that is said of it."""
+    (table,) = (table for table in mixed.all("table") if table.text.startswith("Findings"))
+    headings = [cell.text for cell in table.find_elements("css selector", "thead th")]
+    assert headings == ["activation", "seed", "kind", "layer", "since epoch"]
+    assert "relu 1 dying layers.0 2" in table.text
 
 
 def test_one_run_is_shown_alone(reader, runs, written):
@@ -108,21 +180,6 @@ def test_only_failed_runs_make_a_page(reader, runs, written, fail):
     assert "No variant started to learn." in reader.text()
 
 
-def test_what_did_not_learn_is_drawn_apart(reader, runs, written, alter):
-    """A run that did not start to learn while others did is a thin dotted line, and not in the mean."""
-    alter(
-        runs / "tanh" / "seed-1",
-        lambda row: {**row, "scores": {**row["scores"], "loss": {"train": 9.0}}},
-        learned=False,
-    )
-    reader.read(written(runs))
-    traces = reader.traces(CURVES)["training loss"]
-    assert [9, 9, 9] in [trace["y"] for trace in traces if trace["name"] is None]
-    assert max(reader.line(CURVES, "training loss", "tanh").values()) < 5
-    assert "tanh started to learn with 1 of 2 seeds" in reader.text()
-    assert "Thin dotted lines: runs that failed or did not start to learn" in reader.text()
-
-
 def test_runs_without_diagnostics_have_learning_curves(reader, runs, written, alter):
     """Where nothing was measured inside, there is no empty figure, and the page says why."""
     nothing = {"gradients": {}, "activations": {}, "dead_neurons": {}, "coverage": {}}
@@ -132,44 +189,6 @@ def test_runs_without_diagnostics_have_learning_curves(reader, runs, written, al
     assert reader.console() == []
     assert reader.texts("figure h3") == [CURVES, "The activation functions"]
     assert "Nothing was measured inside the networks of " in reader.text()
-
-
-def test_nan_is_a_gap(reader, runs, written, alter):
-    """A NaN in a report leaves a gap in the line, and the rest is drawn."""
-
-    def lose(row):
-        if row["epoch"] == 2:
-            row["scores"]["loss"]["train"] = "NaN"
-            row["gradients"]["layers.0"]["mean_abs"] = "NaN"
-            row["activations"]["layers.1"].update(edges=[], counts=[], mean="NaN", zero_fraction="NaN")
-        return row
-
-    alter(runs / "tanh" / "seed-1", lose)
-    reader.read(written(runs))
-    assert reader.console() == []
-    for place in ((CURVES, "training loss"), (GRADIENTS, "layers.0")):
-        values = list(reader.line(*place, "tanh").values())
-        assert [value is None for value in values] == [False, True, False]
-
-
-def test_seeds_that_trained_longer_go_on_alone(reader, runs, written):
-    """A mean ends where the first of its seeds stopped; the other goes on as a thin line, and the caption says so."""
-    path = runs / "tanh" / "seed-1" / "epochs.jsonl"
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
-    reader.read(written(runs))
-    assert len(reader.line(CURVES, "training loss", "tanh")) == 2
-    assert [2, 3] in [trace["x"] for trace in reader.traces(CURVES)["training loss"] if trace["name"] is None]
-    assert "Thin lines: single seeds that trained longer." in reader.text()
-
-
-def test_networks_may_differ(reader, runs, written, alter):
-    """Variants with other layers than the rest appear where they have something to show."""
-    for place in runs.glob("tanh/seed-*"):
-        alter(place, lambda row: {**row, "gradients": {"head": row["gradients"]["layers.0"]}})
-    reader.read(written(runs))
-    assert reader.console() == []
-    assert {trace["name"] for trace in reader.traces(GRADIENTS)["head"]} - {None} == {"tanh"}
-    assert "tanh" not in {trace["name"] for trace in reader.traces(GRADIENTS)["layers.0"]}
 
 
 def test_every_data_set_has_a_section(reader, runs, written):
@@ -188,13 +207,3 @@ def test_what_cannot_be_read_is_said(reader, runs, written):
     reader.open(written(runs))
     assert "Not in the figures: " in reader.text()
     assert "holds an unfinished run" in reader.text()
-
-
-def test_findings_have_a_place(reader, runs, written, alter):
-    """What was found in a run is listed, a column for each thing that is said of it."""
-    alter(runs / "relu" / "seed-1", findings=[{"kind": "dying", "layer": "layers.0", "since_epoch": 2}])
-    reader.open(written(runs))
-    (table,) = (table for table in reader.all("table") if table.text.startswith("Findings"))
-    headings = [cell.text for cell in table.find_elements("css selector", "thead th")]
-    assert headings == ["activation", "seed", "kind", "layer", "since epoch"]
-    assert "relu 1 dying layers.0 2" in table.text

@@ -19,7 +19,7 @@ from ignite_act.run_files import find_runs
 @pytest.fixture(scope="module")
 def opened(reader, page):
     """A reader who has the page open and leaves it as it is."""
-    reader.read(page)
+    reader.scroll(page)
     return reader
 
 
