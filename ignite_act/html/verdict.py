@@ -31,7 +31,7 @@ def _best(comparison: Comparison) -> str:
         score = f"{100 * accuracy.mean:.2f} ± {100 * (accuracy.high - accuracy.mean):.2f} % over {accuracy.n} seeds"
     if len(comparison.variants) == 1:
         return f"{best.name} reaches a test accuracy of {score}."
-    return f"{best.name} has the highest test accuracy: {score}."
+    return f"{best.name} is best: test accuracy {score}."
 
 
 def _alike(comparison: Comparison) -> str:

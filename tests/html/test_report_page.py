@@ -82,7 +82,7 @@ def test_words_are_those_of_the_terminal(opened, trained):
     rows = opened.one("table").find_elements("tag name", "tr")
     cells = [tuple(cell.text for cell in row.find_elements("css selector", "th, td")) for row in rows]
     assert cells == [table.headings, *table.rows]
-    assert opened.texts(".verdict p")[0].startswith(f"{comparison.best.name} has the highest test accuracy: ")
+    assert opened.texts(".verdict p")[0].startswith(f"{comparison.best.name} is best: test accuracy ")
 
 
 @pytest.mark.parametrize("metric", ["loss", "accuracy"])
