@@ -150,14 +150,6 @@ def test_one_run_is_shown_alone(reader, runs, written):
     assert "This is one run: another seed gives another number." in reader.text()
 
 
-def test_one_seed_proves_nothing(reader, runs, written):
-    """Variants with one seed each are compared with a warning."""
-    for place in runs.glob("*/seed-2"):
-        shutil.rmtree(place)
-    reader.open(written(runs))
-    assert "With one seed this proves nothing" in reader.text()
-
-
 def test_failed_runs_are_named(reader, runs, written, fail):
     """A variant that failed has no curves, but a place in the verdict and, with its reason, in the list of runs."""
     for place in (*runs.glob("tanh/seed-*"), runs / "relu" / "seed-1"):
