@@ -66,8 +66,7 @@ class Reader:
         element.click()
 
     def unfold(self):
-        for summary in self.all("summary"):
-            self.click(summary)
+        self.run("for (const details of document.querySelectorAll('details')) details.open = true")
 
     def console(self):
         """Warnings and errors since the last time."""
