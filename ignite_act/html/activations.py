@@ -12,8 +12,8 @@ from ignite_act import __version__
 from ignite_act.activations import ACTIVATIONS, Activation, Interval, Intervals
 from ignite_act.compare import Table
 from ignite_act.errors import first_line
-from ignite_act.html.figure import Figure, Panel, literal, rounded
-from ignite_act.html.functions import sample
+from ignite_act.html.figure import Figure, Panel
+from ignite_act.html.functions import curve, curve_layout, sample
 from ignite_act.html.page import write_page
 from ignite_act.html.styles import Style, styles
 from ignite_act.sinks.tables import intervals
@@ -51,6 +51,7 @@ def write_activations(path: Path) -> Path:
         path,
         "activations.html",
         title="Activation functions",
+        summary=f"{len(panels)} functions that a network can be trained with: ignite-act run --act NAME",
         styles=looks,
         figure=Figure("Functions and derivatives", _CAPTION, panels),
         table=Table("The functions in words; saturated: slope below 5 % of the steepest", headings, tuple(rows)),
@@ -70,22 +71,11 @@ def activation_panel(entry: Activation, function: Style, derivative: Style) -> P
     reach = max([_REACH, *(1.3 * abs(end) for end in ends)])
     z = pre_activations(reach, ends)
     curves = zip((function, derivative), sample(entry.name, z), strict=True)
-    traces = [
-        {
-            "x": rounded(z.tolist()),
-            "y": rounded(values),
-            "name": literal(style.name),
-            "meta": style.number,
-            "mode": "lines+markers",
-            "line": style.line(),
-            "marker": style.marker(),
-        }
-        for style, values in curves
-    ]
-    hover = {"hoverformat": ".2f", "unifiedhovertitle": {"text": "z = %{x}"}}
+    traces = [curve(style, z.tolist(), values) for style, values in curves]
+    axes = curve_layout("f(z), f'(z)")
     layout = {
-        "xaxis": {"title": {"text": "pre-activation z"}, "range": [-reach, reach], **hover},
-        "yaxis": {"title": {"text": "f(z), f'(z)"}, "hoverformat": ".3g"},
+        **axes,
+        "xaxis": {**axes["xaxis"], "range": [-reach, reach]},
         "shapes": [_shade(piece, reach) for piece in flat],
     }
     return Panel(entry.name, traces, layout)

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
 from ignite_act.activations import make_activation
 from ignite_act.html.figure import Figure, Panel, Trace, literal, rounded
-from ignite_act.html.styles import Style, styles
+from ignite_act.html.styles import Style
 from ignite_act.variants import parse_activation
 
 _REACH = 5.0
 _POINTS = 501
-
-
-def activation_figures(acts: Iterable[str]) -> list[Figure]:
-    """A figure for activations as the command line names them, e.g. ``leakyrelu:negative_slope=0.1``."""
-    named = {act: act for act in acts}
-    return [activation_figure(named, styles(named))]
 
 
 def activation_figure(acts: Mapping[str, str], looks: Mapping[str, Style]) -> Figure:
@@ -35,7 +29,11 @@ def activation_figure(acts: Mapping[str, str], looks: Mapping[str, Style]) -> Fi
     sampled = {name: sample(act, z) for name, act in acts.items()}
     parts = (("function", "f(z)"), ("derivative", "f'(z)"))
     panels = [
-        Panel(title, [_line(looks[name], z.tolist(), values[part]) for name, values in sampled.items()], _layout(label))
+        Panel(
+            title,
+            [curve(looks[name], z.tolist(), values[part]) for name, values in sampled.items()],
+            curve_layout(label),
+        )
         for part, (title, label) in enumerate(parts)
     ]
     caption = (
@@ -63,7 +61,8 @@ def _flat_ends(act: str) -> list[float]:
     return [abs(end) for piece in entry.flat_intervals(parameters) or () for end in piece if math.isfinite(end)]
 
 
-def _line(style: Style, z: Sequence[float], values: Sequence[float]) -> Trace:
+def curve(style: Style, z: Sequence[float], values: Sequence[float]) -> Trace:
+    """The line of a function or a derivative."""
     return {
         "x": rounded(z),
         "y": rounded(values),
@@ -75,7 +74,8 @@ def _line(style: Style, z: Sequence[float], values: Sequence[float]) -> Trace:
     }
 
 
-def _layout(label: str) -> dict[str, Any]:
+def curve_layout(label: str) -> dict[str, Any]:
+    """The axes of such lines; the label is that of the y axis."""
     hover = {"hoverformat": ".2f", "unifiedhovertitle": {"text": "z = %{x}"}}
     return {
         "xaxis": {"title": {"text": "pre-activation z"}, **hover},

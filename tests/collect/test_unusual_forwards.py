@@ -268,56 +268,53 @@ def test_a_result_written_into_the_input_is_judged_by_the_input(mode: Any) -> No
         assert collector.finish()["sigmoid"]["saturated_fraction"] == 0.5
 
 
+class Waits(nn.Module):
+    """A ReLU whose forward in the main thread lasts until another thread has done its part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inside, self.done = threading.Event(), threading.Event()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if threading.current_thread() is threading.main_thread():
+            self.inside.set()
+            assert self.done.wait(10)
+        return F.relu(x)
+
+    def forward_beside(self, other: Callable[[], object]) -> None:
+        """One forward of this model, with a call in another thread in the middle of it."""
+
+        def work() -> None:
+            self.inside.wait(10)
+            other()
+            self.done.set()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        self(torch.ones(2, 2))
+        thread.join()
+
+
 def test_forwards_in_two_threads_at_once_are_said() -> None:
     """What a second thread computes meanwhile is not measured, and the coverage says so."""
-    inside, done = threading.Event(), threading.Event()
-
-    class Waits(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            if threading.current_thread() is threading.main_thread():
-                inside.set()
-                assert done.wait(10)
-            return F.relu(x)
-
     model = Waits()
-
-    def other() -> None:
-        inside.wait(10)
-        model(torch.ones(2, 2))
-        done.set()
-
     with ActivationCollector(model) as collector:
-        thread = threading.Thread(target=other)
-        thread.start()
-        model(torch.ones(2, 2))
-        thread.join()
+        model.forward_beside(lambda: model(torch.ones(2, 2)))
         assert collector.finish()["relu"]["count"] == 4
         assert "forwards in other threads" in collector.coverage.unseen
 
 
 def test_another_models_fused_layer_in_another_thread() -> None:
     """What a second thread computes with another model does not touch the forward that is being measured."""
-    inside, done = threading.Event(), threading.Event()
     foreign = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True).eval()
 
-    class Waits(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            inside.set()
-            assert done.wait(10)
-            return F.relu(x)
-
     def other() -> None:
-        inside.wait(10)
         with torch.no_grad():
             foreign(torch.ones(2, 3, 8))
-        done.set()
 
     model = Waits()
     with ActivationCollector(model) as collector:
-        thread = threading.Thread(target=other)
-        thread.start()
-        model(torch.ones(2, 2))
-        thread.join()
+        model.forward_beside(other)
         assert collector.finish()["relu"]["count"] == 4
         assert collector.coverage.unseen == {}
     assert overrides._get_current_function_mode_stack() == []
