@@ -27,7 +27,7 @@ from ignite_act.errors import UserError, first_line
 from ignite_act.handlers import ActivationStats, DeadNeurons, Diagnostics
 from ignite_act.handlers.diagnostics import scores
 from ignite_act.models import build_model
-from ignite_act.report import EpochReport, with_coarse_histogram
+from ignite_act.report import EpochReport, over_sites, with_coarse_histogram
 from ignite_act.run_files import (
     SCHEMA,
     ReplacingSaver,
@@ -443,7 +443,7 @@ def _outcome(summary: Mapping[str, Any]) -> dict[str, float | None]:
         "best_epoch": summary["best_epoch"],
         "epochs": summary["epochs"],
         "seconds": summary["seconds"],
-        "dead_neurons": sum(row["dead"] for row in summary["dead_neurons"].values()),
+        "dead_neurons": over_sites(summary["dead_neurons"], "dead"),
     }
 
 

@@ -62,20 +62,30 @@ class EpochReport:
     @property
     def gradient_ratio(self) -> float:
         """Mean absolute gradient of the first layer over that of the last; NaN if there are not two."""
-        rows = list(self.gradients.values())
-        if len(rows) < 2 or not rows[-1]["mean_abs"]:
-            return math.nan
-        return float(rows[0]["mean_abs"] / rows[-1]["mean_abs"])
+        ratio = gradient_ratio(self.gradients)
+        return math.nan if ratio is None else ratio
 
     @property
     def dead(self) -> int:
         """Dead units of all sites together."""
-        return sum(row["dead"] for row in self.dead_neurons.values())
+        return over_sites(self.dead_neurons, "dead")
 
     @property
     def units(self) -> int:
         """Units of all sites together."""
-        return sum(row["units"] for row in self.dead_neurons.values())
+        return over_sites(self.dead_neurons, "units")
+
+
+def gradient_ratio(gradients: Rows) -> float | None:
+    """First layer over last; None where either is missing (no finite step) or the last one is zero."""
+    means = [row["mean_abs"] for row in gradients.values()]
+    first, last = (means[0], means[-1]) if len(means) > 1 else (None, None)
+    return float(first / last) if first is not None and last else None
+
+
+def over_sites(dead_neurons: Rows, key: str) -> int:
+    """``"dead"`` or ``"units"`` of all sites together."""
+    return sum(row[key] for row in dead_neurons.values())
 
 
 def coarse_histogram(edges: list[float], counts: list[int]) -> tuple[list[float], list[int]]:

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from scipy import stats
 
-from ignite_act.report import Rows
+from ignite_act.report import Rows, gradient_ratio, over_sites
 from ignite_act.run_files import StoredRun
 
 CONFIDENCE = 0.95
@@ -247,7 +247,7 @@ def _variant(name: str, runs: Sequence[StoredRun], best: str | None, best_runs: 
     counted = _counted(runs)
     learned, failed = sum(map(_learned, runs)), sum(run.failed for run in runs)
     difference = _difference(counted, _counted(best_runs)) if learned and name != best else None
-    units = max((sum(row["units"] for row in run.summary["dead_neurons"].values()) for run in counted), default=0)
+    units = max((over_sites(run.summary["dead_neurons"], "units") for run in counted), default=0)
 
     first = [run.first_report() for run in counted]
 
@@ -267,7 +267,7 @@ def _variant(name: str, runs: Sequence[StoredRun], best: str | None, best_runs: 
         best_epoch=over_runs(lambda summary: summary["best_epoch"]),
         difference=difference,
         units=units,
-        gradient_ratio=over_runs(gradient_ratio),
+        gradient_ratio=over_runs(lambda summary: gradient_ratio(summary["gradients"])),
         stop_reasons=dict(Counter(run.summary["stop_reason"] for run in runs)),
         published={metric: value for run in runs for metric, value in run.config["published"].items()},
         gradients=_by_name([run.summary["gradients"] for run in counted], "mean_abs"),
@@ -317,17 +317,10 @@ def _value(metric: str, run: StoredRun) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def dead_neurons(summary: Mapping[str, Any]) -> int | None:
-    """Of all sites together; None if they were not counted."""
-    rows = summary["dead_neurons"].values()
-    return sum(row["dead"] for row in rows) if rows else None
-
-
-def gradient_ratio(summary: Mapping[str, Any]) -> float | None:
-    """First layer over last in the last epoch; None where either is missing (no finite step) or the last is zero."""
-    gradients = [row["mean_abs"] for row in summary["gradients"].values()]
-    first, last = (gradients[0], gradients[-1]) if len(gradients) > 1 else (None, None)
-    return first / last if first is not None and last else None
+def _dead(summary: Mapping[str, Any]) -> int | None:
+    """None if dead neurons were not counted."""
+    rows = summary["dead_neurons"]
+    return over_sites(rows, "dead") if rows else None
 
 
 def _by_name(runs: Sequence[Rows], key: str) -> dict[str, Estimate | None]:
@@ -341,6 +334,6 @@ _METRICS: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
     "test_loss": lambda summary: summary["test"]["loss"],
     "last_accuracy": lambda summary: summary["last"]["accuracy"],
     "last_loss": lambda summary: summary["last"]["loss"],
-    "dead": dead_neurons,
+    "dead": _dead,
 }
 """What can be compared with a published number, read from a summary."""

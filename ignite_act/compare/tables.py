@@ -44,28 +44,36 @@ class Table:
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
-    """How the variants stand, published numbers beside ours, how they trained, layers, sites; empty ones left out.
-
-    A single run has one row, and its layers and sites in tables of its own.
-    """
-    if len(comparison.variants) == 1 and len(comparison.variants[0].runs) == 1:
-        tables = [_joined(scores_table(comparison), training_table(comparison)), published_table(comparison)]
-    else:
-        tables = [scores_table(comparison), published_table(comparison), training_table(comparison)]
+    """The overview, then layers and sites, which a single run has in tables of its own; empty ones left out."""
+    tables = overview_tables(comparison)
+    if not _is_single(comparison):
         tables += [first_gradients_table(comparison), gradients_table(comparison), dead_table(comparison)]
     return [table for table in tables if table.rows]
 
 
+def overview_tables(comparison: Comparison) -> list[Table]:
+    """How the variants stand, published numbers beside ours, losses, how they trained; a single run has one row."""
+    scores, training = scores_table(comparison), training_table(comparison)
+    if _is_single(comparison):
+        tables = [_joined(scores, training), published_table(comparison)]
+    else:
+        tables = [scores, published_table(comparison), losses_table(comparison), training]
+    return [table for table in tables if table.rows]
+
+
+def _is_single(comparison: Comparison) -> bool:
+    return sum(len(variant.runs) for variant in comparison.variants) == 1
+
+
 def scores_table(comparison: Comparison) -> Table:
     """How the variants stand; what says nothing (a difference with one variant) has no column."""
-    variants = comparison.variants
-    several = any(len(variant.runs) > 1 for variant in variants)
+    variants, several = comparison.variants, _has_seeds(comparison)
     columns: list[tuple[str, Cell]] = [
         ("activation", lambda variant: variant.name),
         ("test accuracy", lambda variant: _interval(variant.test_accuracy)),
     ]
     if several:
-        columns.append(("std", lambda variant: _std(variant.test_accuracy)))
+        columns.append(("std", lambda variant: _std(variant.test_accuracy, ".2f", 100)))
     if len(variants) > 1:
         columns.append(("difference to best", lambda variant: _difference(variant.difference)))
     if several or any(variant.learned < len(variant.runs) for variant in variants):
@@ -75,17 +83,36 @@ def scores_table(comparison: Comparison) -> Table:
     return _table(f"{comparison.data}: {_seeds(variants)}", columns, variants)
 
 
-def training_table(comparison: Comparison) -> Table:
-    """How long the variants trained, why they stopped and what they look like inside."""
+def losses_table(comparison: Comparison) -> Table:
+    """The loss with the best weights on the test set, and what the last epoch left on the validation set."""
     columns: list[tuple[str, Cell]] = [
         ("activation", lambda variant: variant.name),
-        ("epochs", _epochs),
-        ("time (s)", lambda variant: _plus_minus(variant.seconds, _precision(variant.seconds))),
+        ("test loss", lambda variant: _loss(variant.test_loss)),
+        ("loss after the last epoch", lambda variant: _loss(variant.last_loss)),
+        ("accuracy after the last epoch", lambda variant: _interval(variant.last_accuracy)),
+    ]
+    return _table("losses, and validation scores after the last epoch", columns, comparison.variants)
+
+
+def training_table(comparison: Comparison) -> Table:
+    """How long the variants trained, why they stopped and what they look like inside."""
+    columns: list[tuple[str, Cell]] = [("activation", lambda variant: variant.name), ("epochs", _epochs)]
+    several = _has_seeds(comparison)
+    if several:
+        columns.append(("std", lambda variant: _std(variant.epochs, ".1f")))
+    columns.append(("time (s)", lambda variant: _plus_minus(variant.seconds, _precision(variant.seconds))))
+    if several:
+        columns.append(("std", lambda variant: _std(variant.seconds, ".1f")))
+    columns += [
         ("gradient first/last", lambda variant: _median(variant.gradient_ratio)),
         ("dead neurons", lambda variant: _dead(variant.dead, variant.units)),
         ("stopped", _stops),
     ]
     return _table("training, and inside the network at its end", columns, comparison.variants)
+
+
+def _has_seeds(comparison: Comparison) -> bool:
+    return any(len(variant.runs) > 1 for variant in comparison.variants)
 
 
 def published_table(comparison: Comparison) -> Table:
@@ -168,6 +195,8 @@ _STACKED = {
     "difference to best": "difference\nto best",
     "gradient first/last": "gradient\nfirst/last",
     "dead neurons": "dead\nneurons",
+    "loss after the last epoch": "loss after the\nlast epoch",
+    "accuracy after the last epoch": "accuracy after\nthe last epoch",
     "ours, mean": "ours,\nmean",
     "our runs below it": "our runs\nbelow it",
 }
@@ -232,8 +261,12 @@ def _difference(value: Estimate | None) -> str:
     return f"{100 * value.mean:+.2f} ± {100 * (value.high - value.mean):.2f}"
 
 
-def _std(value: Estimate | None) -> str:
-    return "-" if value is None or value.std is None else f"{100 * value.std:.2f}"
+def _std(value: Estimate | None, how: str, scale: float = 1) -> str:
+    return "-" if value is None or value.std is None else format(scale * value.std, how)
+
+
+def _loss(value: Estimate | None) -> str:
+    return _plus_minus(value, ".3f" if value is not None and value.maximum < 1000 else ".3g")
 
 
 def _plus_minus(value: Estimate | None, how: str = ".0f") -> str:

@@ -8,15 +8,7 @@ from typing import Any
 
 from ignite_act import __version__
 from ignite_act.compare import Comparison, compare
-from ignite_act.compare.tables import (
-    Table,
-    dead_table,
-    first_gradients_table,
-    gradients_table,
-    published_table,
-    scores_table,
-    training_table,
-)
+from ignite_act.compare.tables import Table, dead_table, first_gradients_table, gradients_table, overview_tables
 from ignite_act.html.curves import dead_figure, depth_figure, gradient_figure, learning_figure
 from ignite_act.html.distributions import distribution_figure
 from ignite_act.html.functions import activation_figure
@@ -47,7 +39,7 @@ def write_report(runs: Sequence[StoredRun], path: Path, *, left_out: Mapping[Pat
     return write_page(
         path,
         "comparison.html",
-        title="Activation functions compared",
+        title="Activation functions compared" if len(looks) > 1 else f"Inside a network with {next(iter(looks))}",
         summary=f"{_counted(len(runs), 'run')} of {_counted(len(looks), 'variant')}",
         styles=looks,
         sections=[_section(comparison, looks) for comparison in comparisons],
@@ -63,7 +55,7 @@ def _section(comparison: Comparison, looks: Mapping[str, Style]) -> dict[str, An
     return {
         "data": comparison.data,
         "verdict": verdict(comparison),
-        "tables": _filled(scores_table(comparison), published_table(comparison), training_table(comparison)),
+        "tables": overview_tables(comparison),
         "findings": _filled(findings_table(comparison), unseen_table(comparison)),
         "learning": learning_figure(variants),
         "gradients": gradient_figure(variants),

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ignite_act.collect import ActivationCollector, Coverage, DeadUnitCollector
 from ignite_act.collect.names import clean, unwrap
 from ignite_act.collect.sites import SiteCollector
-from ignite_act.report import Rows, with_coarse_histogram
+from ignite_act.report import Rows, gradient_ratio, over_sites, with_coarse_histogram
 from ignite_act.stats import Distribution
 from ignite_act.stats.base import accumulator_dtype
 
@@ -55,18 +55,17 @@ class Inspection:
     @property
     def gradient_ratio(self) -> float | None:
         """Mean absolute gradient of the first layer over that of the last; None if there are not two."""
-        means = [row["mean_abs"] for row in self.gradients.values()]
-        return means[0] / means[-1] if len(means) > 1 and means[0] is not None and means[-1] else None
+        return gradient_ratio(self.gradients)
 
     @property
     def dead(self) -> int:
         """Dead units of all sites together."""
-        return sum(row["dead"] for row in self.dead_neurons.values())
+        return over_sites(self.dead_neurons, "dead")
 
     @property
     def units(self) -> int:
         """Units of all sites together."""
-        return sum(row["units"] for row in self.dead_neurons.values())
+        return over_sites(self.dead_neurons, "units")
 
 
 def inspect_network(

@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from ignite_act.compare import compare, estimate
-from ignite_act.compare.comparison import gradient_ratio
+from ignite_act.report import gradient_ratio
 from ignite_act.run_files import find_runs
 
 NOTHING = [None, math.nan, math.inf, -math.inf]
@@ -194,7 +194,7 @@ def test_missing_accuracies(made, missing):
 def test_gradient_ratio(made, gradients, ratio):
     """The ratio is None where there are not two layers, the last has none, or no step was finite."""
     run = made(gradients=gradients)
-    assert gradient_ratio(run.summary) == ratio
+    assert gradient_ratio(run.summary["gradients"]) == ratio
     mine = variant_of([run, made(seed=1, gradients=gradients)], "relu").gradient_ratio
     assert (mine and mine.median) == ratio
 

@@ -8,6 +8,7 @@ import pytest
 from markdown_it import MarkdownIt
 from rich.console import Console
 from rich.text import Text
+from scipy import stats
 
 from ignite_act.activations import ACTIVATIONS
 from ignite_act.compare import Table, compare, comparison_tables, markdown, terminal
@@ -15,6 +16,7 @@ from ignite_act.compare.tables import (
     _Name,
     dead_table,
     gradients_table,
+    losses_table,
     published_table,
     scores_table,
     training_table,
@@ -24,6 +26,7 @@ from ignite_act.run_files import find_runs
 BLIND = {"dead": (), "gradients": ()}
 SCORES, PUBLISHED = "mean ± half of the 95 % interval", "published numbers beside all of our runs"
 TRAINING = "training, and inside the network at its end"
+LOSSES = "losses, and validation scores after the last epoch"
 GRADIENTS = "mean absolute gradient in the last epoch, median over the seeds"
 DEAD = "dead neurons over all training samples, with the best weights, mean over the seeds"
 
@@ -101,13 +104,36 @@ def test_training(made):
     ]
     table = training_table(only(runs))
     assert (table.title, table.headings) == (
-        TRAINING, ("activation", "epochs", "time (s)", "gradient first/last", "dead neurons", "stopped"),
-    )  # fmt: skip
+        TRAINING,
+        ("activation", "epochs", "std", "time (s)", "std", "gradient first/last", "dead neurons", "stopped"),
+    )
     stopped = "1 x early stopping, 1 x non-finite loss, 1 x all epochs, 1 x OSError: no space"
     assert set(table.rows) == {
-        ("relu", "12 ± 5", "2.0 ± 2.5", "0.5", "2.33/24", stopped),
-        ("tanh", "5, best 3", "100", "-", "-", "all epochs"),
+        ("relu", "12 ± 5", "2.0", "2.0 ± 2.5", "1.0", "0.5", "2.33/24", stopped),
+        ("tanh", "5, best 3", "-", "100", "-", "-", "-", "all epochs"),
     }
+
+
+def test_losses(made):
+    """Losses have three decimals, or three digits where they are large; what failed has none."""
+    runs = [
+        made(seed=1, summary={"test": {"accuracy": 0.5, "loss": 0.25}, "last": {"accuracy": 0.5, "loss": 1.0}}),
+        made(seed=2, summary={"test": {"accuracy": 0.5, "loss": 0.75}, "last": {"accuracy": 0.7, "loss": 2.0}}),
+        made(
+            "tanh", seed=1, summary={"test": {"accuracy": 0.4, "loss": 1234.5}, "last": {"accuracy": 0.4, "loss": None}}
+        ),
+        made("elu", seed=1, error="OSError: no"),
+    ]
+    half = stats.t.ppf(0.975, 1) * 0.5 / 2**0.5 / 2**0.5
+    assert losses_table(only(runs)) == Table(
+        LOSSES,
+        ("activation", "test loss", "loss after the last epoch", "accuracy after the last epoch"),
+        (
+            ("relu", f"0.500 ± {half:.3f}", f"1.500 ± {2 * half:.3f}", f"60.00 ± {40 * half:.2f} %"),
+            ("tanh", "1.23e+03", "-", "40.00 %"),
+            ("elu", "-", "-", "-"),
+        ),
+    )
 
 
 def test_a_single_run(made):
@@ -175,10 +201,10 @@ def test_first_gradients(trained):
     [
         ([{}], ["digits: one seed"]),
         ([{"published": {"dead": 1}}], ["digits: one seed", PUBLISHED]),
-        ([{}, {"seed": 43}], [f"digits: 2 seeds, {SCORES}", TRAINING, GRADIENTS, DEAD]),
-        ([{}, {"act": "tanh"}], ["digits: one seed", TRAINING, GRADIENTS, DEAD]),
-        ([BLIND, {"act": "tanh", **BLIND}], ["digits: one seed", TRAINING]),
-        ([{"error": "x"}, {"error": "x", "act": "tanh"}], ["digits: one seed", TRAINING]),
+        ([{}, {"seed": 43}], [f"digits: 2 seeds, {SCORES}", LOSSES, TRAINING, GRADIENTS, DEAD]),
+        ([{}, {"act": "tanh"}], ["digits: one seed", LOSSES, TRAINING, GRADIENTS, DEAD]),
+        ([BLIND, {"act": "tanh", **BLIND}], ["digits: one seed", LOSSES, TRAINING]),
+        ([{"error": "x"}, {"error": "x", "act": "tanh"}], ["digits: one seed", LOSSES, TRAINING]),
     ],
 )
 def test_tables(made, runs, titles):
@@ -216,7 +242,7 @@ def test_markdown_of_a_comparison(study):
         "| --- | --- | --- | --- |\n"
         "| relu | 50.00 % | - | best |\n"
         "| leakyrelu-negative_slope=0.1 | 25.00 % | -25.00 | not told apart |\n\n"
-        f"**{TRAINING}**\n"
+        f"**{LOSSES}**\n"
     )
     assert text.endswith("|\n")
 
@@ -262,7 +288,7 @@ def test_tables_in_the_terminal(study, width, names, seeds):
     settings = {"published": {"last_accuracy": 0.97, "test_accuracy": 0.8862, "dead": 123}}
     layers = {"gradients": (1.234e-5,) * 5, "dead": ((10, 512), (0, 256), (9, 256), (128, 128))}
     tables = comparison_tables(only(study(accuracies, **layers, **settings)))
-    assert len(tables) == 5
+    assert len(tables) == 6
     for table in tables:
         text = shown(terminal(table), width)
         assert max(map(len, text.splitlines())) <= width

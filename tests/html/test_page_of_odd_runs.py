@@ -5,8 +5,10 @@ import shutil
 import pytest
 import yaml
 
+from ignite_act.compare import compare, comparison_tables
 from ignite_act.config import RunConfig
 from ignite_act.experiment import run
+from ignite_act.run_files import find_runs
 
 HOSTILE = [
     "<b>bold</b> &amp; %{x}",
@@ -143,8 +145,14 @@ def test_findings_have_a_place(mixed):
 
 
 def test_one_run_is_shown_alone(reader, runs, written):
-    """A page of one run has its figures, no switches, and says that it is one run."""
+    """A page of one run is about that network: one row, its figures, no switches, and it says that it is one run."""
     reader.read(written(runs / "relu" / "seed-1"))
+    assert reader.browser.title == "Inside a network with relu"
+    (table,) = comparison_tables(compare(find_runs([runs / "relu" / "seed-1"])[0])[0])
+    rows = reader.one("table").find_elements("tag name", "tr")
+    assert [tuple(cell.text for cell in row.find_elements("css selector", "th, td")) for row in rows] == [
+        table.headings, *table.rows,
+    ]  # fmt: skip
     assert reader.console() == []
     assert reader.all(".switches") == []
     assert "This is one run: another seed gives another number." in reader.text()
