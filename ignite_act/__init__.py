@@ -11,8 +11,10 @@ if TYPE_CHECKING:
     from ignite_act.handlers import DeadNeurons as DeadNeurons
     from ignite_act.handlers import Diagnostics as Diagnostics
     from ignite_act.handlers import GradientStats as GradientStats
+    from ignite_act.handlers import TerminateOnFinding as TerminateOnFinding
     from ignite_act.recorder import EpochRecorder as EpochRecorder
     from ignite_act.report import EpochReport as EpochReport
+    from ignite_act.report import Finding as Finding
 
 _HOMES = {
     "ActivationStats": "ignite_act.handlers",
@@ -20,7 +22,9 @@ _HOMES = {
     "Diagnostics": "ignite_act.handlers",
     "EpochRecorder": "ignite_act.recorder",
     "EpochReport": "ignite_act.report",
+    "Finding": "ignite_act.report",
     "GradientStats": "ignite_act.handlers",
+    "TerminateOnFinding": "ignite_act.handlers",
     "register_activation": "ignite_act.activations",
 }
 
@@ -30,7 +34,9 @@ __all__ = [
     "Diagnostics",
     "EpochRecorder",
     "EpochReport",
+    "Finding",
     "GradientStats",
+    "TerminateOnFinding",
     "register_activation",
 ]
 __version__ = "0.1.0"

@@ -7,7 +7,7 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
@@ -16,15 +16,21 @@ import click
 from ignite_act import __version__
 from ignite_act.config import PER_DATA, StudyConfig, load_study
 from ignite_act.errors import UserError
+from ignite_act.report import Severity
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ignite_act.compare import Comparison
     from ignite_act.config import RunConfig
     from ignite_act.inspection import InspectedNetwork
     from ignite_act.run_files import StoredRun
 
 OUTPUT_DIR = Path("runs")
+FOUND = 3
+"""Exit code for findings that the user said should fail."""
+_NAMED = 5
+"""So many findings are named in a line."""
 
 
 class OutputFile(click.Path):
@@ -123,6 +129,12 @@ def _default(name: str, field: Any) -> str:
     return "none" if default is None else str(default)
 
 
+fail_on_option = click.option(
+    "--fail-on", type=click.Choice(get_args(Severity)[::-1]),
+    help=f"end with exit code {FOUND} if a run ends with a finding of this severity or a worse one",
+)  # fmt: skip
+
+
 @main.command(cls=OneLineErrors)
 @study_options
 @click.option("--config", "config_path", type=click.Path(path_type=Path), help="YAML file; options override it.")
@@ -134,6 +146,7 @@ def _default(name: str, field: Any) -> str:
 @click.option("--cluster", metavar="ADDRESS", help="train on the Dask cluster whose scheduler is there (tcp://...)")
 @click.option("--resume", is_flag=True, help="go on with interrupted runs; finished ones are kept")
 @click.option("--overwrite", is_flag=True, help="start over where a run exists")
+@fail_on_option
 @click.option("-q", "--quiet", is_flag=True, help="no progress, no tables")
 @one_line_errors
 def run(
@@ -143,12 +156,17 @@ def run(
     cluster: str | None,
     resume: bool,
     overwrite: bool,
+    fail_on: Severity | None,
     quiet: bool,
     **options: Any,
 ) -> None:
     """Trains one network per activation function and seed, with diagnostics, and compares them.
 
     Several runs make a sweep: the same command again keeps what is finished and goes on with the rest.
+
+    \b
+    Exit codes: 0 all is well, 1 a run failed, 2 the input is wrong, 3 a run
+    ended with a finding that --fail-on names, 130 interrupted.
 
     \b
     Examples:
@@ -163,6 +181,8 @@ def run(
         raise UserError("--output-dir is empty; a dot means the current directory")
     given = {name: value for name, value in options.items() if value is not None and value != ()}
     study = load_study(config_path, given)
+    if fail_on is not None and not study.diagnostics:
+        raise UserError("--fail-on needs the findings of the diagnostics, which are switched off: choose one")
 
     from rich.console import Console
 
@@ -174,12 +194,13 @@ def run(
     if len(configs) == 1 and cluster is None:
         result = experiment.run(configs[0], place, resume=resume, overwrite=overwrite, quiet=quiet)
         runs, results = [read_run(result.directory)], result.directory
-        _show_inside(console, result.summary)
+        _show_inside(console, runs[0])
     else:
         runs = _sweep(console, configs, place, jobs=jobs, cluster=cluster, overwrite=overwrite)
         results = place / study.data
     _show_comparisons(console, runs, results)
     console.print(f"run directory  {results}", markup=False, soft_wrap=True)
+    _show_findings_count(console, runs, diagnostics=study.diagnostics)
     if study.diagnostics:
         costs = sorted(run.summary["cost"] for run in runs if not run.failed)
         shown = dict.fromkeys(f"{cost:.0%}" for cost in (costs[:1] + costs[-1:]))
@@ -191,6 +212,9 @@ def run(
             f"{failed} of {len(runs)} runs failed: the reasons are in their summary.json and train.log", err=True
         )
         sys.exit(1)
+    if fail_on is not None and (named := _named_findings(runs, fail_on)):
+        click.echo(f"--fail-on {fail_on}: {named}", err=True)
+        sys.exit(FOUND)
 
 
 def _sweep(
@@ -209,32 +233,67 @@ def _sweep(
     return [run_files.read_run(run_files.run_directory(config, place)) for config in configs]
 
 
-def _show_inside(console: Console, summary: Mapping[str, Any]) -> None:
-    """The layers and the activations of one run."""
+def _show_inside(console: Console, run: StoredRun) -> None:
+    """The layers, the activations and the findings of one run."""
     from ignite_act.sinks import tables
 
+    summary = run.summary
     name = summary["activation"]
     if summary["gradients"]:
         console.print(tables.layers_table(f"{name}: gradients, last epoch", summary["gradients"]))
     if summary["activations"]:
         title = f"{name}: activations of the best weights, all training samples"
         console.print(tables.sites_table(title, summary["activations"], summary["dead_neurons"]))
+    if run.findings:
+        console.print(tables.findings_table(run.findings, f"{name}: findings"))
+
+
+def _show_findings_count(console: Console, runs: Sequence[StoredRun], *, diagnostics: bool) -> None:
+    """How many findings there are; nothing if nothing was looked for."""
+    from ignite_act.sinks import words
+
+    findings = [finding for run in runs for finding in run.findings]
+    if findings or diagnostics:
+        console.print(f"findings       {words.counted(findings)}")
+
+
+def _named_findings(runs: Sequence[StoredRun], severity: Severity) -> str:
+    """The standing findings of a severity or a worse one, in short; empty if there are none."""
+    from ignite_act.sinks import words
+
+    named = [
+        f"{run.summary['activation']} seed {run.config['seed']} {words.subject(finding)} ({finding.severity})"
+        for run in runs
+        for finding in words.at_least(severity, run.findings)
+    ]
+    more = f"; and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+    return "; ".join(named[:_NAMED]) + more
 
 
 def _show_comparisons(console: Console, runs: Sequence[StoredRun], directory: Path) -> None:
     """The tables of the variants, and the files that show more."""
-    from ignite_act.compare import compare, comparison_tables, terminal, write_comparisons
+    from ignite_act.compare import compare, write_comparisons
     from ignite_act.html import write_report
 
     comparisons = compare(runs)
-    for comparison in comparisons:
-        for table in comparison_tables(comparison):
-            console.print(terminal(table))
+    _show_tables(console, comparisons, findings=len(runs) > 1)
     if len(runs) > 1:
         *_, written = write_comparisons(comparisons, directory)
         console.print(f"comparison     {written} (also .csv, .json)", markup=False, soft_wrap=True)
     page = write_report(runs, directory / "report.html")
     console.print(f"page           {page}", markup=False, soft_wrap=True)
+
+
+def _show_tables(console: Console, comparisons: Sequence[Comparison], *, findings: bool = True) -> None:
+    """The variants in numbers, then what was found in them."""
+    from ignite_act.compare import comparison_tables, findings_table, terminal
+
+    for comparison in comparisons:
+        for table in comparison_tables(comparison):
+            console.print(terminal(table))
+        found = findings_table(comparison)
+        if findings and found.rows:
+            console.print(terminal(found))
 
 
 def places_argument(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -258,14 +317,12 @@ def compare_runs(places: tuple[Path, ...], output_dir: Path | None) -> None:
     """
     from rich.console import Console
 
-    from ignite_act.compare import compare, comparison_tables, terminal, write_comparisons
+    from ignite_act.compare import compare, write_comparisons
 
     console = Console(highlight=False)
     runs, _ = _stored_runs(places)
     comparisons = compare(runs)
-    for comparison in comparisons:
-        for table in comparison_tables(comparison):
-            console.print(terminal(table))
+    _show_tables(console, comparisons)
     *_, written = write_comparisons(comparisons, output_dir or _common(places))
     console.print(f"comparison     {written} (also .csv, .json)", markup=False, soft_wrap=True)
 
@@ -398,6 +455,69 @@ def _show_networks(networks: Sequence[InspectedNetwork]) -> None:
         console.print(inspection.terminal(table))
     for line in (inspection.SHAPE, *inspection.unseen(networks)):
         console.print(line, markup=False)
+
+
+@main.command()
+@click.argument("target", metavar="MODULE:NAME")
+@click.option("--data", default="digits", show_default=True, help="digits, circles, fashionmnist, or MODULE:NAME")
+@click.option("--data-root", type=click.Path(path_type=Path), help="where fashionmnist lies or is downloaded to")
+@click.option("--optimizer", type=click.Choice(["adam", "adamw", "sgd"]), default="adam", show_default=True)
+@click.option("--lr", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True, help="learning rate")
+@click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="samples in a step")
+@click.option("--steps", type=click.IntRange(1), default=300, show_default=True, help="training steps to make")
+@click.option("--seed", type=click.IntRange(0), default=42, show_default=True, help="of weights and batches")
+@fail_on_option
+@one_line_errors
+def check(
+    target: str,
+    data: str,
+    data_root: Path | None,
+    optimizer: str,
+    lr: float,
+    batch_size: int,
+    steps: int,
+    seed: int,
+    fail_on: Severity | None,
+) -> None:
+    """Judges a model of your own: trains it for some steps and says what is wrong, where, and what to try.
+
+    MODULE:NAME is a torch.nn.Module, or a function without arguments that makes one; MODULE is imported from the
+    current directory, or is the path of a file. The model takes inputs (N, ...) and gives one logit a class. With
+    --data MODULE:NAME the samples are yours, too: a function that returns two tensors, inputs and targets.
+
+    \b
+    Exit codes: 0 all is well, 1 a step failed, 2 the input is wrong, 3 the check
+    ended with a finding that --fail-on names.
+
+    \b
+    Examples:
+      ignite-act check my_module:build_model --data digits
+      ignite-act check nets/small.py:Net --data nets/data.py:load --lr 0.01 --fail-on error
+    """
+    from rich.console import Console
+
+    from ignite_act.check import WINDOWS, check, load_model, load_own_data
+    from ignite_act.sinks import ConsoleSink, tables, words
+
+    samples = load_own_data(data, data_root)
+    model = load_model(target, seed)
+    click.echo(f"{target} on {samples.name}: {steps} steps of {batch_size}, {optimizer} {lr:g}, in {WINDOWS} windows")
+    sink = ConsoleSink(click.echo, unit="window")
+    logging.getLogger("ignite_act.collect").addHandler(logging.NullHandler())  # it is said once more by the coverage
+    checked = check(
+        model, samples, optimizer=optimizer, lr=lr, batch_size=batch_size, steps=steps, seed=seed, sinks=[sink]
+    )
+    console = Console(highlight=False)
+    if checked.findings:
+        console.print(tables.findings_table(checked.findings, "findings"))
+    click.echo(f"findings       {words.counted(checked.findings)}")
+    if checked.error:
+        click.echo(f"error: {checked.error}", err=True)
+        sys.exit(1)
+    worst = words.at_least(fail_on, checked.findings) if fail_on is not None else []
+    if worst:
+        click.echo(f"--fail-on {fail_on}: {'; '.join(map(words.subject, worst[:_NAMED]))}", err=True)
+        sys.exit(FOUND)
 
 
 @main.command()

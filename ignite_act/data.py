@@ -76,7 +76,7 @@ class Data:
 class TensorLoader:
     """Batches of tensors that lie on the device already.
 
-    The order depends on the seed and the epoch only. Iterating begins the next epoch; `set_epoch` names it.
+    The order depends on the seed and the epoch only, which `set_epoch` names: without it every iteration is the same.
 
     Args:
         split: the samples.

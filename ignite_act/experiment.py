@@ -278,7 +278,7 @@ class _Run:
             "stop_reason": self._stop_reason(),
             **inside,
             "gradients": {name: _plain(row) for name, row in last.gradients.items()} if last else {},
-            "findings": [],
+            "findings": [finding.to_dict() for finding in self.diagnostics.all_findings],
             "coverage": dict(last.coverage) if last else {},
             "cost": sum(report.cost for report in reports) / max(len(reports), 1),
             "seconds": round(self.state.seconds, 3),

@@ -11,6 +11,8 @@ import torch
 from torch.optim import Optimizer
 
 from ignite_act.collect import Coverage
+from ignite_act.collect.loss import loss_of
+from ignite_act.findings import Finding
 from ignite_act.recorder import EpochRecorder
 from ignite_act.report import EpochReport
 from ignite_act.sinks import FanOut, Sink
@@ -87,6 +89,12 @@ class DiagnosticsCallback(Callback):
         return self._recorder.report if self._recorder is not None else None
 
     @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What is wrong as far as is known now, causes before consequences."""
+        found = self.report.findings if self.report is not None else ()
+        return tuple(finding for finding in found if finding.cleared_epoch is None)
+
+    @property
     def coverage(self) -> dict[str, Coverage]:
         """Diagnostic -> what the last finished window saw and what not; empty before the first fit."""
         return self._recorder.coverage if self._recorder is not None else {}
@@ -121,6 +129,14 @@ class DiagnosticsCallback(Callback):
         if self._recorder is not None and not self._recorder.started:
             self._recorder.start()
 
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Takes in the loss of a step."""
+        loss = loss_of(outputs)
+        if loss is not None and self._recorder is not None:
+            self._recorder.record_loss(loss)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Turns the window into a report, for the sinks and the loggers."""
         batches = trainer.fit_loop.epoch_loop.batch_progress
@@ -134,6 +150,13 @@ class DiagnosticsCallback(Callback):
         for logger in trainer.loggers:
             step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1  # that of Lightning's own epoch metrics
             logger.log_metrics({"epoch": trainer.current_epoch, **numbers}, step=step)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Judges the run as a whole."""
+        self._finish(trainer, {}, partial=True, sync=False)
+        report = self._recorder.end() if self._recorder is not None else None
+        if report is not None and trainer.is_global_zero:
+            self._sinks.end(report)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leaves a partial report."""

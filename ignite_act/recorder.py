@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import Self
 
-from ignite_act.collect import ActivationCollector, Collector, Coverage, DeadUnitCollector, GradientCollector
+from ignite_act.collect import (
+    ActivationCollector,
+    Collector,
+    Coverage,
+    DeadUnitCollector,
+    GradientCollector,
+    LossCollector,
+    OutputCollector,
+    SignalCollector,
+    UpdateCollector,
+)
 from ignite_act.collect.base import finish_together
+from ignite_act.findings import Finding, Journal, Thresholds
 from ignite_act.report import EpochReport, with_coarse_histogram
 
 ACTIVATIONS_EVERY = 10
 """The activations' distribution is measured in one iteration of so many unless ``every`` says otherwise."""
+
+DIAGNOSTICS = ("gradients", "activations", "dead_neurons")
+"""What is measured for people; the other collectors are there for the findings."""
 
 
 class EpochRecorder:
@@ -25,7 +40,7 @@ class EpochRecorder:
 
         with EpochRecorder(model) as recorder:
             for epoch in range(epochs):
-                ...                             # train as usual
+                ...                             # train as usual, with recorder.record_loss(loss) in every step
                 report = recorder.finish()
 
     Forwards in evaluation mode do not count in a window that has some in training mode.
@@ -36,6 +51,7 @@ class EpochRecorder:
         every: measure gradients and activations in one step of so many; by default gradients in every step and
             activations in one of ten. Dead neurons are always exact.
         sync: bring the processes of a data-parallel run together at the end of each window; a collective call.
+        thresholds: of the findings.
 
     Raises:
         TypeError: if the model is no module or an optimizer no optimizer.
@@ -49,14 +65,21 @@ class EpochRecorder:
         *,
         every: int | None = None,
         sync: bool = True,
+        thresholds: Thresholds | None = None,
     ) -> None:
+        self._loss = LossCollector(model)
         self.collectors: dict[str, Collector] = {
             "gradients": GradientCollector(model, optimizer, every=1 if every is None else every),
             "activations": ActivationCollector(model, every=ACTIVATIONS_EVERY if every is None else every),
             "dead_neurons": DeadUnitCollector(model),
+            "updates": UpdateCollector(model),
+            "signal": SignalCollector(model),
+            "output": OutputCollector(model),
+            "loss": self._loss,
         }
         """Diagnostic -> its collector, in the order of the report."""
         self._sync = sync
+        self._journal = Journal(thresholds)
         self._report: EpochReport | None = None
         self._started = 0.0
 
@@ -68,7 +91,8 @@ class EpochRecorder:
     @property
     def coverage(self) -> dict[str, Coverage]:
         """Diagnostic -> what the last finished window saw and what not."""
-        return {name: collector.coverage for name, collector in self.collectors.items()}
+        found = {name: collector.coverage for name, collector in self.collectors.items()}
+        return {name: coverage for name, coverage in found.items() if name in DIAGNOSTICS or coverage.unseen}
 
     @property
     def started(self) -> bool:
@@ -80,6 +104,14 @@ class EpochRecorder:
         for collector in self.collectors.values():
             collector.start()
         self._started = time.perf_counter()
+
+    def record_loss(self, loss: Tensor | float) -> None:
+        """Adds the training loss of a step; what happens to it is part of many findings."""
+        self._loss.record(loss)
+
+    def no_loss(self, reason: str) -> None:
+        """Notes why the loss of a step is not known."""
+        self._loss.give_up(reason)
 
     def finish(
         self,
@@ -107,7 +139,7 @@ class EpochRecorder:
         now = time.perf_counter()
         if epoch is None:
             epoch = self._report.epoch + 1 if self._report is not None else 1
-        self._report = EpochReport(
+        report = EpochReport(
             epoch=epoch,
             iteration=iteration,
             partial=partial,
@@ -115,11 +147,39 @@ class EpochRecorder:
             gradients=rows["gradients"],
             activations={name: with_coarse_histogram(row) for name, row in rows["activations"].items()},
             dead_neurons=rows["dead_neurons"],
+            updates=rows["updates"],
+            signal=rows["signal"],
+            output=rows["output"].get("output", {}),
+            loss=rows["loss"].get("loss", {}),
             coverage={name: coverage.to_dict() for name, coverage in self.coverage.items()},
             cost=(seconds + now - begin) / max(now - self._started, 1e-9),
         )
         self._started = now
+        self._report = dataclasses.replace(report, findings=self._journal.add(report))
         return self._report
+
+    def add_scores(self, scores: Mapping[str, Mapping[str, float]]) -> None:
+        """Scores that became known after the report of their epoch; the findings of the next one take them in."""
+        if self._report is not None:
+            self._report = dataclasses.replace(self._report, scores=scores)
+            self._journal.amend(self._report)
+
+    def end(self) -> EpochReport | None:
+        """Judges the run as a whole, once it is over: some findings can only be made then.
+
+        Returns:
+            The last report, with the findings that stand at the end; None before the first.
+        """
+        if self._report is not None:
+            findings = self._journal.end()
+            if findings != self._report.findings:
+                self._report = dataclasses.replace(self._report, findings=findings)
+        return self._report
+
+    @property
+    def all_findings(self) -> tuple[Finding, ...]:
+        """What stands, and then what was found and is over by now."""
+        return self._journal.all
 
     def stop(self) -> None:
         """Takes the hooks away; doing it twice is fine."""
@@ -135,9 +195,11 @@ class EpochRecorder:
 
     def state_dict(self) -> dict[str, Any]:
         """The windows so far: tensors and plain types only."""
-        return {name: collector.state_dict() for name, collector in self.collectors.items()}
+        windows = {name: collector.state_dict() for name, collector in self.collectors.items()}
+        return {**windows, "journal": self._journal.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on with the windows of `state_dict`."""
         for name, collector in self.collectors.items():
             collector.load_state_dict(state[name])
+        self._journal.load_state_dict(state["journal"])

@@ -5,16 +5,57 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the format of `EpochReport.to_dict`."""
 
 Rows = Mapping[str, Mapping[str, Any]]
 """Name of a layer or site -> its plain numbers."""
 
+Severity = Literal["info", "warning", "error"]
+
 _OCTAVES = 10
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that is wrong in a training run, or worth knowing, and what shows it.
+
+    Attributes:
+        kind: one of `ignite_act.findings.KINDS`.
+        severity: ``"error"``: the training cannot succeed like this; ``"warning"``: it is held back; ``"info"``: no
+            harm.
+        layer: the layer or site to blame; None where no single one is.
+        since_epoch: the first epoch whose numbers show it.
+        evidence: plain numbers and words: ``quantity`` (what was measured), ``value``, ``threshold``, and what else
+            belongs to it.
+        harm: what it does to the training as far as that can be seen.
+        advice: one or two things to try.
+        source: where the rule or its threshold comes from.
+        cleared_epoch: the epoch in which it was over; None while it lasts.
+    """
+
+    kind: str
+    severity: Severity
+    layer: str | None
+    since_epoch: int
+    evidence: Mapping[str, Any]
+    harm: str
+    advice: tuple[str, ...]
+    source: str
+    cleared_epoch: int | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types that any JSON reader takes."""
+        return {name: _encoded(value) for name, value in vars(self).items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Finding:
+        """The finding that `to_dict` came from."""
+        values = {name: _decoded(value) for name, value in data.items()}
+        return cls(**{**values, "advice": tuple(values["advice"])})
 
 
 @dataclass(frozen=True)
@@ -29,6 +70,12 @@ class EpochReport:
         gradients: layer -> the row of `GradientStats.result`.
         activations: site -> the row of `ActivationStats.result`, its histogram with four bins per octave.
         dead_neurons: site -> the row of `DeadNeurons.result`.
+        updates: layer -> what the optimizer did to its weight, see `UpdateCollector`.
+        signal: ``"input"`` and every layer in the order of the calls -> magnitude of what came out, see
+            `SignalCollector`.
+        output: the model's output and what the loss makes of it, see `OutputCollector`; empty if it was not seen.
+        loss: the training loss over the window, see `LossCollector`; empty if it is not known.
+        findings: what is wrong, the cause before its consequences; those that were cleared in this epoch come last.
         coverage: diagnostic -> what was seen and what not.
         cost: share of the window's wall time that measuring took.
     """
@@ -40,6 +87,11 @@ class EpochReport:
     gradients: Rows = field(default_factory=dict)
     activations: Rows = field(default_factory=dict)
     dead_neurons: Rows = field(default_factory=dict)
+    updates: Rows = field(default_factory=dict)
+    signal: Rows = field(default_factory=dict)
+    output: Mapping[str, Any] = field(default_factory=dict)
+    loss: Mapping[str, Any] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
     coverage: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     cost: float = 0.0
 
@@ -57,7 +109,8 @@ class EpochReport:
         schema = data.get("schema") if isinstance(data, Mapping) else None
         if schema != SCHEMA:
             raise ValueError(f"cannot read a report of schema {schema!r}, this is schema {SCHEMA}")
-        return cls(**{name: _decoded(value) for name, value in data.items() if name != "schema"})
+        values = {name: _decoded(value) for name, value in data.items() if name not in ("schema", "findings")}
+        return cls(**values, findings=tuple(map(Finding.from_dict, data["findings"])))
 
     @property
     def gradient_ratio(self) -> float:
@@ -122,6 +175,8 @@ def _is_coarse(edge: float, largest: float) -> bool:
 
 
 def _encoded(value: Any) -> Any:
+    if isinstance(value, Finding):
+        return value.to_dict()
     if isinstance(value, Mapping):
         return {str(name): _encoded(item) for name, item in value.items()}
     if isinstance(value, (list, tuple)):

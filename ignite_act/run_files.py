@@ -22,8 +22,9 @@ from ignite.handlers import DiskSaver
 
 from ignite_act.config import RunConfig
 from ignite_act.errors import UserError, first_line
-from ignite_act.report import EpochReport
+from ignite_act.report import EpochReport, Finding
 from ignite_act.sinks import read_reports
+from ignite_act.sinks.words import SEVERITIES
 from ignite_act.variants import activation_slug
 
 logger = logging.getLogger(__name__)
@@ -55,6 +56,11 @@ class StoredRun:
     def failed(self) -> bool:
         """Whether it ended with an error: the summary then has no results."""
         return self.summary["stop"] == "failed"
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What was wrong when it ended, the cause before its consequences; then what had been and was cleared."""
+        return stored_findings(self.summary)
 
     def reports(self) -> list[EpochReport]:
         """The reports of its epochs, read from the file at every call."""
@@ -215,9 +221,24 @@ def read_summary(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["schema"] != SCHEMA:
             raise ValueError(f"it has version {content['schema']!r}, this program reads {SCHEMA}")
-    except (OSError, ValueError, LookupError, TypeError) as error:
+        stored_findings(content)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{path} cannot be read: {first_line(error)}; --overwrite starts over") from error
     return dict(content)
+
+
+def stored_findings(summary: Mapping[str, Any]) -> list[Finding]:
+    """The findings of a summary; none where it has no word of them.
+
+    Raises:
+        ValueError, LookupError, TypeError, AttributeError: if they are none.
+    """
+    findings = [Finding.from_dict(item) for item in summary.get("findings") or ()]
+    for finding in findings:
+        types = (finding.kind, str), (finding.since_epoch, int), (finding.evidence, Mapping)
+        if finding.severity not in SEVERITIES or not all(isinstance(value, kind) for value, kind in types):
+            raise ValueError(f"{finding.kind!r} is no finding that this version knows")
+    return findings
 
 
 def run_reports(directory: Path) -> list[EpochReport]:

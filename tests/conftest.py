@@ -6,6 +6,7 @@ import pytest
 
 from ignite_act.config import RunConfig
 from ignite_act.data import DEBIAN_FASHION_MNIST, load_data
+from ignite_act.report import Finding
 from ignite_act.stats import kernels
 
 
@@ -15,6 +16,22 @@ def tiny():
 
     def make(**settings):
         return RunConfig(**{"hidden": (16,), "batch_size": 128, "lr": 0.05, "max_epochs": 3, **settings})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_finding():
+    """Makes a finding: dead neurons since the second epoch, or what else is given."""
+
+    def make(kind="dead_units", severity="warning", layer="layers.1", since_epoch=2, **changes):
+        words = {
+            "evidence": {"quantity": "share of dead units", "value": 0.625, "threshold": 0.5},
+            "harm": "no harm yet",
+            "advice": ("lower the learning rate", "take leakyrelu"),
+            "source": "test",
+        }
+        return Finding(kind, severity, layer, since_epoch, **{**words, **changes})
 
     return make
 

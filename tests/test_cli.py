@@ -70,8 +70,18 @@ def test_help_shows_every_option_and_default(invoke):
     text = " ".join(invoke("run", "--help").stdout.split())
     for name in SETTINGS:
         assert f"--{name.replace('_', '-')} " in text
-    for flag in ("--config", "--output-dir", "--jobs", "--cluster", "--resume", "--overwrite", "-q, --quiet"):
+    for flag in (
+        "--config",
+        "--output-dir",
+        "--jobs",
+        "--cluster",
+        "--resume",
+        "--overwrite",
+        "--fail-on",
+        "-q, --quiet",
+    ):
         assert flag in text
+    assert "--fail-on [error|warning|info] end with exit code 3 if a run ends with a finding" in text
     assert text.count("[default: ") == len(SETTINGS) + 2
     for default in (
         "[default: digits]", "[default: 512,256,256,128; 5,5,5,5 for circles; 32,64 for a cnn]",
@@ -295,6 +305,109 @@ def test_exit_code(tmp_path, command):
     assert list(tmp_path.iterdir()) == []
 
 
+# Findings
+
+
+@pytest.fixture
+def found(monkeypatch):
+    """Makes runs end with findings in their summaries: activation -> those of each of its runs."""
+    real = experiment.run
+
+    def make(findings):
+        def run(config, *arguments, **options):
+            result = real(config, *arguments, **options)
+            path = result.directory / "summary.json"
+            own = [finding.to_dict() for finding in findings.get(config.act, ())]
+            path.write_text(json.dumps({**json.loads(path.read_text()), "findings": own}))
+            return result
+
+        monkeypatch.setattr(experiment, "run", run)
+
+    return make
+
+
+def test_findings_of_a_run(invoke, found, make_finding):
+    """The findings of a single run stand in a table with what to try, and in a line that counts them."""
+    over = make_finding("exploding", layer="layers.2", cleared_epoch=3)
+    found({"relu": [make_finding("loss_rising", "error", None), make_finding(), over]})
+    done = invoke("run", *TINY)
+    assert (done.exit_code, done.stderr) == (0, "")
+    table = done.stdout[done.stdout.index("relu: findings") :]
+    for part in ("the loss is maximised", "dead neurons", "0.625 / 0.5", "take leakyrelu", "2, over in 3"):
+        assert part in table
+    assert "\nfindings       1 error, 1 warning (1 cleared)\n" in table
+
+
+def test_findings_of_a_sweep(invoke, found, make_finding):
+    """The findings of several runs stand in one table after the comparison, here and in `compare`."""
+    found({"tanh": [make_finding()], "elu": [make_finding("loss_rising", "error", None)]})
+    done = invoke("run", *TINY, "--act", "tanh", "--act", "elu", "--seeds", 2)
+    assert (done.exit_code, done.stderr) == (0, "")
+    for output in (done.stdout, invoke("compare", "runs").stdout):
+        table = output[output.index("digits: findings") :]
+        rows = [" ".join(line.split()) for line in table.splitlines()]
+        assert "tanh 42, 43 warning dead neurons layers.1 2" in rows
+        assert "elu 42, 43 error the loss is maximised - 2" in rows
+    assert "\nfindings       2 errors, 2 warnings\n" in done.stdout
+    assert done.stdout.index("digits: 2 seeds") < done.stdout.index("digits: findings")
+
+
+@pytest.mark.parametrize("acts", [["relu"], ["relu", "tanh"]])
+def test_no_findings(invoke, found, acts):
+    """Where nothing was found, one line says so; where nothing was looked for, none does."""
+    found({})
+    options = [part for act in acts for part in ("--act", act)]
+    done = invoke("run", *TINY, *options)
+    assert "\nfindings       none\n" in done.stdout
+    assert ": findings" not in done.stdout
+    assert "findings" not in invoke("run", *TINY, *options, "--no-diagnostics", "--overwrite").stdout
+
+
+@pytest.mark.parametrize(
+    ("fail_on", "severity", "code"),
+    [
+        ("error", "error", 3), ("error", "warning", 0), ("warning", "error", 3), ("warning", "warning", 3),
+        ("warning", "info", 0), ("info", "info", 3), ("info", "cleared", 0), (None, "error", 0),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("acts", [["relu"], ["tanh", "relu"]])
+def test_fail_on(invoke, found, make_finding, fail_on, severity, code, acts):
+    """With --fail-on, a finding of that severity or a worse one at the end of any run is exit code 3 and a line."""
+    over = severity == "cleared"
+    found({"relu": [make_finding(cleared_epoch=2) if over else make_finding(severity=severity)]})
+    options = ["--fail-on", fail_on] if fail_on else []
+    done = invoke("run", *TINY, "-q", *options, *(part for act in acts for part in ("--act", act)))
+    assert (done.exit_code, done.stdout) == (code, "")
+    said = f"--fail-on {fail_on}: relu seed 42 layers.1: dead neurons ({severity})\n"
+    assert done.stderr == (said if code else "")
+
+
+def test_fail_on_many(invoke, found, make_finding):
+    """The line names a few findings and counts the rest."""
+    found({"relu": [make_finding(layer=f"layers.{number}") for number in range(9)]})
+    done = invoke("run", *TINY, "-q", "--fail-on", "warning")
+    assert done.exit_code == 3
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.count("dead neurons") == 5
+    assert done.stderr.endswith("; and 4 more\n")
+
+
+def test_failed_runs_go_before_findings(invoke, monkeypatch, found, make_finding):
+    """If a run failed, the exit code is 1, whatever was found in others."""
+    found({"tanh": [make_finding(severity="error")]})
+    prepared = experiment.run
+
+    def fail(config, *arguments, **options):
+        if config.act == "elu":
+            raise RuntimeError("the disk is on fire")
+        return prepared(config, *arguments, **options)
+
+    monkeypatch.setattr(experiment, "run", fail)
+    options = ["run", *TINY, "--act", "tanh", "--fail-on", "error", "-q"]
+    assert invoke(*options, "--act", "elu").exit_code == 1
+    assert invoke(*options, "--act", "relu").exit_code == 3
+
+
 # Bad input
 
 LONG = "9" * 5000
@@ -323,6 +436,7 @@ BAD_OPTIONS = [
     ["--seeds", "10001"], ["--seed", str(2**31 - 1), "--seeds", "2"], ["--jobs", "2", "--cluster", "tcp://127.0.0.1:1"],
     ["--cluster", "tcp://127.0.0.1:1"], ["--cluster", "nonsense://x"], ["--cluster", ""],
     ["--resume", "--overwrite"], ["--nonsense"], ["stray"],
+    ["--fail-on", "fatal"], ["--fail-on", ""], ["--fail-on", "error", "--no-diagnostics"],
     ["--output-dir", ""], ["--output-dir", "file"], ["--output-dir", "file/below"], ["--output-dir", "x" * 300],
     ["--config", ""], ["--config", "missing.yaml"], ["--config", "file"], ["--config", "file/x.yaml"],
     ["--config", "line\nbreak.yaml"], ["--config", "unknown.yaml"], ["--config", "trap.yaml"], ["--config", "cut.yaml"],

@@ -18,7 +18,7 @@ LEVELS = [
     {"collect", "sinks"},
     {"recorder"},
     {"engines", "handlers", "lightning", "run_files"},
-    {"compare", "experiment"},
+    {"check", "compare", "experiment"},
     {"inspection", "sweep"},
     {"html", "progress"},
     {"cli"},

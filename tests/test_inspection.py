@@ -32,6 +32,7 @@ from ignite_act.models import CNN, MLP
 
 SITE_KEYS = [
     "count", "mean", "std", "min", "max", "zero_fraction", "saturated_fraction", "nonfinite", "edges", "counts",
+    "units", "saturated_units", "both_ends",
 ]  # fmt: skip
 
 

@@ -74,6 +74,22 @@ def test_read_run(finished, tmp_path):
     assert not stored.failed
 
 
+def test_findings_of_a_run(ended, make_finding):
+    """The findings of the summary are read back as they were; a summary that has no word of them has none."""
+    findings = [make_finding(), make_finding("plateau", "error", None, cleared_epoch=5)]
+    summary = {"findings": [finding.to_dict() for finding in findings]}
+    assert read_run(ended("relu/seed-1", summary, seed=1)).findings == findings
+    assert read_run(ended("relu/seed-2", seed=2)).findings == []
+
+
+@pytest.mark.parametrize("change", [{"severity": "fatal"}, {"evidence": 5}, {"kind": ["x"]}, {"since_epoch": "late"}])
+def test_findings_that_nobody_can_show(ended, make_finding, change):
+    """A run whose findings are of another kind than this program writes is refused in one line."""
+    directory = ended("relu/seed-1", {"findings": [{**make_finding().to_dict(), **change}]})
+    with pytest.raises(UserError, match=r"summary\.json cannot be read: .* is no finding that this version knows"):
+        read_run(directory)
+
+
 def test_settings_of_an_older_program(ended):
     """A setting that did not exist when the run was made has its default."""
     directory = ended("relu/seed-42", lr=0.125)
@@ -89,6 +105,8 @@ UNREADABLE = {
     "an empty summary": ("summary.json", b"", "summary.json cannot be read"),
     "a list": ("summary.json", b"[]", "summary.json cannot be read"),
     "another version": ("summary.json", b'{"schema": 1}', "version 1, this program reads 2"),
+    "findings are words": ("summary.json", b'{"schema": 2, "findings": ["dead"]}', "summary.json cannot be read"),
+    "half a finding": ("summary.json", b'{"schema": 2, "findings": [{"kind": "dead"}]}', "summary.json cannot be read"),
     "not text": ("summary.json", b"\xff\xfe", "summary.json cannot be read"),
     "no settings": ("config.yaml", b"", "config.yaml cannot be read"),
     "broken settings": ("config.yaml", b"config: [", "config.yaml cannot be read"),

@@ -12,5 +12,19 @@ from ignite_act.collect.activations import ActivationCollector
 from ignite_act.collect.base import Collector, Coverage
 from ignite_act.collect.dead_units import DeadUnitCollector
 from ignite_act.collect.gradients import GradientCollector
+from ignite_act.collect.loss import LossCollector
+from ignite_act.collect.outputs import OutputCollector
+from ignite_act.collect.signal import SignalCollector
+from ignite_act.collect.updates import UpdateCollector
 
-__all__ = ["ActivationCollector", "Collector", "Coverage", "DeadUnitCollector", "GradientCollector"]
+__all__ = [
+    "ActivationCollector",
+    "Collector",
+    "Coverage",
+    "DeadUnitCollector",
+    "GradientCollector",
+    "LossCollector",
+    "OutputCollector",
+    "SignalCollector",
+    "UpdateCollector",
+]

@@ -11,10 +11,28 @@ from ignite_act.activations import Activation, Intervals
 from ignite_act.collect.forward import SiteCall
 from ignite_act.collect.names import Patterns
 from ignite_act.collect.sites import SiteCollector
-from ignite_act.stats import Distribution
+from ignite_act.stats import Distribution, SaturatedUnits
+from ignite_act.stats.base import Statistic
 
 
-class ActivationCollector(SiteCollector[Distribution]):
+class SiteNumbers(Statistic):
+    """The distribution of a site's output, and how often each of its units was saturated."""
+
+    def __init__(self, distribution: Distribution, saturated: SaturatedUnits) -> None:
+        self.distribution = distribution
+        self.saturated = saturated
+
+    def merge(self, other: SiteNumbers) -> None:
+        """Takes in what another one has seen of the same site."""
+        self.distribution.merge(other.distribution)
+        self.saturated.merge(other.saturated)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of both."""
+        return {"distribution": self.distribution.state_dict(), "saturated": self.saturated.state_dict()}
+
+
+class ActivationCollector(SiteCollector[SiteNumbers]):
     """Count, mean, population deviation, extremes, zero and saturated fraction, histogram of every site's output.
 
     A value is saturated where ``|f'(z)|`` is below 5 % of its maximum (`Activation.saturated_intervals`); where that
@@ -35,18 +53,30 @@ class ActivationCollector(SiteCollector[Distribution]):
         """The saturated intervals are intervals of the pre-activation."""
         return True
 
-    def _make(self, call: SiteCall) -> Distribution:
-        return Distribution(call.activation.dtype, call.activation.device)
+    def _make(self, call: SiteCall) -> SiteNumbers:
+        values = call.activation
+        units = values.shape[self.unit_dim(call)] if values.ndim else 1
+        return SiteNumbers(Distribution(values.dtype, values.device), SaturatedUnits(units, values.device))
 
-    def _update(self, statistic: Distribution, call: SiteCall) -> None:
+    def _update(self, statistic: SiteNumbers, call: SiteCall) -> None:
         intervals: Intervals = ()
         if call.activation_fn is not None and call.pre_activation is not None:
             intervals = call.activation_fn.saturated_intervals(call.parameters)
         saturated = (call.pre_activation, intervals) if call.pre_activation is not None and intervals else None
-        statistic.update(call.activation, saturated=saturated)
+        statistic.distribution.update(call.activation, saturated=saturated)
+        if saturated is not None and saturated[0].shape == call.activation.shape:
+            statistic.saturated.update(saturated[0], intervals, self.unit_dim(call))
 
-    def _row(self, name: str, statistic: Distribution) -> dict[str, Any]:
-        return {**statistic.compute()}
+    def _row(self, name: str, statistic: SiteNumbers) -> dict[str, Any]:
+        units = statistic.saturated
+        return {
+            **statistic.distribution.compute(),
+            "units": units.units,
+            "saturated_units": units.compute(),
+            "both_ends": units.both_ends,
+        }
 
-    def _restore(self, state: Mapping[str, Any]) -> Distribution:
-        return Distribution.from_state_dict(state)
+    def _restore(self, state: Mapping[str, Any]) -> SiteNumbers:
+        return SiteNumbers(
+            Distribution.from_state_dict(state["distribution"]), SaturatedUnits.from_state_dict(state["saturated"])
+        )

@@ -31,7 +31,7 @@ from ignite_act.collect.names import module_names
 _FUSING = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
 
 
-def _is_compiling() -> bool:
+def is_compiling() -> bool:
     """Whether this is no real forward: torch.compile, torch.export or torch.jit.trace is recording it."""
     return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
@@ -258,7 +258,7 @@ class ForwardTap:
         info = self._followed.get(id(module))
         if info is None and self._live and id(module) not in self._infos and threading.get_ident() == self._thread:
             info = self._unknown(module)
-        if info is None or _is_recomputing():
+        if info is None or is_recomputing():
             return
         if self._depth:
             if threading.get_ident() != self._thread:
@@ -292,7 +292,7 @@ class ForwardTap:
                 self._survey(model)
                 return self._followed.get(id(module))
             self._foreign.add(id(module))
-        if isinstance(module, _FUSING) and not _is_recomputing():
+        if isinstance(module, _FUSING) and not is_recomputing():
             self._step_aside(module)
         return None
 
@@ -335,7 +335,7 @@ class ForwardTap:
 
     def leave(self, module: nn.Module, output: Any) -> None:
         """A module's forward ends, by a return or by an exception."""
-        if self._depth == 0 or _is_recomputing() or threading.get_ident() != self._thread:
+        if self._depth == 0 or is_recomputing() or threading.get_ident() != self._thread:
             return
         if module is self._suspended_by:
             self._suspended_by = None
@@ -391,7 +391,7 @@ class ForwardTap:
 
     def _begin_forward(self) -> None:
         self._thread = threading.get_ident()
-        self._live = () if _is_recording() else tuple(own for own in self._alive() if own.wants_forward())
+        self._live = () if is_recording() else tuple(own for own in self._alive() if own.wants_forward())
         if self._live:
             self._calls.clear()
             self._enter_mode()
@@ -415,7 +415,7 @@ class ForwardTap:
             _remove_mode(self._mode)
 
     def _emit_whole(self, frame: _Frame, output: Any) -> None:
-        result = _first_tensor(output)
+        result = first_tensor(output)
         outer = self._stack[-1].hidden_from if self._stack else frozenset()
         own = frame.info.whole_for - outer
         observers = tuple(observer for observer in self._live if id(observer) in own)
@@ -511,7 +511,7 @@ def _remove_mode(mode: TorchFunctionMode) -> None:
         overrides._push_mode(other)
 
 
-def _is_recomputing() -> bool:
+def is_recomputing() -> bool:
     """Whether autograd is running backward: activation checkpointing executes forwards a second time there."""
     return torch._C._current_graph_task_id() != -1
 
@@ -527,7 +527,7 @@ def _is_inert(module: nn.Module, activation_fn: Activation | None) -> bool:
     return next(module.children(), None) is None
 
 
-def _is_recording() -> bool:
+def is_recording() -> bool:
     """Whether operations are written down as a graph (``make_fx``) and not for their results."""
     return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
 
@@ -561,7 +561,7 @@ class _CallMode(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        tap = None if _is_compiling() else self._tap()
+        tap = None if is_compiling() else self._tap()
         if tap is None:
             return func(*args, **(kwargs or {}))
         return tap.call(func, args, kwargs or {})
@@ -569,12 +569,12 @@ class _CallMode(TorchFunctionMode):
 
 def _global_hooks(tap: weakref.ref[ForwardTap]) -> contextlib.ExitStack:
     def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
-        own = None if _is_compiling() else tap()
+        own = None if is_compiling() else tap()
         if own is not None:
             own.enter(module, args)
 
     def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        own = None if _is_compiling() else tap()
+        own = None if is_compiling() else tap()
         if own is not None:
             own.leave(module, output)
 
@@ -584,7 +584,7 @@ def _global_hooks(tap: weakref.ref[ForwardTap]) -> contextlib.ExitStack:
     return hooks
 
 
-def _first_tensor(output: Any) -> Tensor | None:
+def first_tensor(output: Any) -> Tensor | None:
     """The output, or the first tensor of a tuple, list or dict of outputs."""
     return next(_walk(output), None)
 

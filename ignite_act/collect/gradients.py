@@ -123,6 +123,9 @@ class GradientCollector(Collector):
             means = torch.where(found_inf > 0, ABSENT, means)
         self._statistic.update(means, maxima, iteration)
 
+    def after_step(self, optimizer: Optimizer) -> None:
+        """Nothing: gradients are read before the step."""
+
     def skipped_step(self, optimizer: Optimizer) -> None:
         """Counts a step that the loss scaler left out."""
         followed = self._follow(optimizer)

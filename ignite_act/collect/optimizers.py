@@ -29,6 +29,9 @@ class StepObserver(Protocol):
     def before_step(self, optimizer: Optimizer) -> None:
         """The gradients are final: accumulated, reduced, clipped."""
 
+    def after_step(self, optimizer: Optimizer) -> None:
+        """The weights are new."""
+
     def skipped_step(self, optimizer: Optimizer) -> None:
         """A loss scaler found non-finite gradients and left the step out."""
 
@@ -78,8 +81,8 @@ def _hooks(observer: weakref.ref[StepObserver], in_progress: list[weakref.ref[Op
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
             remove_last()
-            others = optimizer._optimizer_step_pre_hooks or next(reversed(_global_optimizer_pre_hooks)) != handle.id
-            if others:  # the users' own hooks come later and may change the gradients
+            if optimizer._optimizer_step_pre_hooks or _is_followed(handle.id):
+                # The users' own hooks come later and may change the gradients.
                 last.append(optimizer.register_step_pre_hook(tell))
             else:
                 _tell(own.before_step, optimizer)
@@ -96,6 +99,9 @@ def _hooks(observer: weakref.ref[StepObserver], in_progress: list[weakref.ref[Op
 
     def after(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         remove_last()
+        own = observer()
+        if own is not None:
+            _tell(own.after_step, optimizer)
         _leave(in_progress, optimizer)
 
     def remove_last() -> None:
@@ -109,6 +115,8 @@ def _hooks(observer: weakref.ref[StepObserver], in_progress: list[weakref.ref[Op
 
     hooks = contextlib.ExitStack()
     handle = register_optimizer_step_pre_hook(before)
+    _own_handles.add(handle.id)
+    hooks.callback(_own_handles.discard, handle.id)
     hooks.callback(handle.remove)
     hooks.callback(register_optimizer_step_post_hook(after).remove)
     hooks.callback(remove_last)
@@ -117,6 +125,19 @@ def _hooks(observer: weakref.ref[StepObserver], in_progress: list[weakref.ref[Op
     _watch_scalers()
     hooks.callback(_forget_listener, skipped)
     return hooks
+
+
+_own_handles: set[int] = set()
+
+
+def _is_followed(own: int) -> bool:
+    """Whether somebody else's global hook comes after one of ours."""
+    for handle in reversed(_global_optimizer_pre_hooks):
+        if handle == own:
+            return False
+        if handle not in _own_handles:
+            return True
+    return False
 
 
 def _is_being_called(optimizer: Optimizer) -> bool:

@@ -189,7 +189,7 @@ class _Name:
         yield Text("\n".join(lines), overflow="fold")
 
 
-_WORDS = {"stopped", "verdict", "quantity"}
+_WORDS = {"stopped", "verdict", "quantity", "seeds", "severity", "what", "layer"}
 _STACKED = {
     "test accuracy": "test\naccuracy",
     "difference to best": "difference\nto best",

@@ -2,5 +2,6 @@
 
 from ignite_act.handlers.diagnostics import Diagnostics
 from ignite_act.handlers.stats import ActivationStats, DeadNeurons, GradientStats
+from ignite_act.handlers.terminate import TerminateOnFinding
 
-__all__ = ["ActivationStats", "DeadNeurons", "Diagnostics", "GradientStats"]
+__all__ = ["ActivationStats", "DeadNeurons", "Diagnostics", "GradientStats", "TerminateOnFinding"]

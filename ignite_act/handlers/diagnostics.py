@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import ignite.distributed as idist
-from ignite.engine import Engine
+from ignite.engine import Engine, Events
 from torch import nn
 from torch.optim import Optimizer
 from typing_extensions import Self
 
 from ignite_act.collect import Coverage
+from ignite_act.collect.loss import loss_of
+from ignite_act.findings import Finding, Thresholds
 from ignite_act.handlers.base import WindowHandler
 from ignite_act.handlers.stats import ActivationStats, DeadNeurons, GradientStats, StatsHandler
 from ignite_act.recorder import EpochRecorder
@@ -34,6 +36,10 @@ class Diagnostics(WindowHandler):
             not stop the training.
         sync: in data-parallel runs, give every process the numbers of all of them. At the end of a window this is a
             collective call: every process has to run the engine. False measures each process by itself.
+        output_transform: the loss in the trainer's output, which many findings join with what is seen inside: a number
+            or a tensor with one element, None if there is none. By default a number, a tensor, ``output["loss"]`` or
+            the first of a tuple.
+        thresholds: where a measured value begins to be a finding.
 
     Raises:
         TypeError: if the model is no module or an optimizer no optimizer.
@@ -48,18 +54,23 @@ class Diagnostics(WindowHandler):
         every: int | None = None,
         sinks: Iterable[Sink] = (),
         sync: bool = True,
+        output_transform: Callable[[Any], Any] = loss_of,
+        thresholds: Thresholds | None = None,
     ) -> None:
-        self._recorder = EpochRecorder(model, optimizer, every=every, sync=sync)
+        self._recorder = EpochRecorder(model, optimizer, every=every, sync=sync, thresholds=thresholds)
+        self._output_transform = output_transform
         super().__init__(self._recorder.collectors.values())
         self._sinks = FanOut(sinks)
         self._evaluator: Engine | None = None
+        self._evaluated = 0
         self._epoch = 0
 
     def attach(self, trainer: Engine, evaluator: Engine | None = None) -> Self:
         """Reports on the trainer's epochs from now on.
 
         Attach after the handler that runs the evaluator at ``EPOCH_COMPLETED``, so that its scores are in the report,
-        and before handlers that read the diagnostics.
+        and before handlers that read the diagnostics. (Scores that come later are known to the findings of the next
+        epoch.)
 
         Args:
             trainer: the engine whose steps are measured.
@@ -73,13 +84,27 @@ class Diagnostics(WindowHandler):
             ValueError: if the engine has a handler that publishes under one of the same names.
         """
         self._attach(trainer, tuple(handler.default_name for handler in _PUBLISHED))
+        self._handles.append(trainer.add_event_handler(Events.ITERATION_COMPLETED, self._on_iteration_completed))
         self._evaluator = evaluator
+        if evaluator is not None:
+            self._handles.append(evaluator.add_event_handler(Events.COMPLETED, self._on_evaluated))
         return self
 
     @property
     def report(self) -> EpochReport | None:
         """The report of the last finished window; None before the first."""
         return self._recorder.report
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What is wrong as far as is known now, causes before consequences; also in ``engine.state.findings``."""
+        found = self.report.findings if self.report is not None else ()
+        return tuple(finding for finding in found if finding.cleared_epoch is None)
+
+    @property
+    def all_findings(self) -> tuple[Finding, ...]:
+        """What stands, and then what was found and is over by now."""
+        return self._recorder.all_findings
 
     @property
     def coverage(self) -> dict[str, Coverage]:
@@ -124,18 +149,44 @@ class Diagnostics(WindowHandler):
     def _start(self, engine: Engine) -> None:
         self._recorder.start()
         self._epoch = engine.state.epoch
+        engine.state.findings = self.findings  # type: ignore[attr-defined]
+
+    def _on_iteration_completed(self, engine: Engine) -> None:
+        try:
+            loss = self._output_transform(engine.state.output)
+        except Exception as error:
+            loss = None
+            self._recorder.no_loss(f"output_transform failed: {type(error).__name__}: {error}")
+        if loss is not None:
+            self._recorder.record_loss(loss)
+
+    def _on_evaluated(self, evaluator: Engine) -> None:
+        trainer = self._engine() if self._engine is not None else None
+        if trainer is not None:
+            self._evaluated = trainer.state.epoch
+            if not self._open and self.report is not None and self.report.epoch == trainer.state.epoch:
+                self._recorder.add_scores(scores(trainer, evaluator))
+
+    def _on_stop(self, engine: Engine) -> None:
+        super()._on_stop(engine)
+        if engine.last_event_name is Events.COMPLETED:
+            report = self._recorder.end()
+            engine.state.findings = self.findings  # type: ignore[attr-defined]
+            if report is not None and idist.get_rank() == 0:
+                self._sinks.end(report)
 
     def _publish(self, engine: Engine, *, partial: bool, sync: bool) -> None:
         report = self._recorder.finish(
             epoch=self._epoch,
             iteration=engine.state.iteration,
-            scores=scores(engine, self._evaluator),
+            scores=scores(engine, self._evaluator if self._evaluated == self._epoch else None),
             partial=partial,
             sync=sync,
         )
         for handler in _PUBLISHED:
             rows = getattr(report, handler.default_name)
             engine.state.metrics[handler.default_name] = {name: handler.metrics(row) for name, row in rows.items()}
+        engine.state.findings = self.findings  # type: ignore[attr-defined]
         if idist.get_rank() == 0:
             self._sinks.write(report)
 

@@ -126,7 +126,9 @@ class ActivationStats(StatsHandler):
     ``engine.state.metrics["activations"]`` is ``{site: {"mean", "std", "zero_fraction", "saturated_fraction"}}``. A
     row of ``result`` holds besides ``count``, ``min``, ``max``, ``nonfinite``, ``partial`` and a histogram of every
     finite value: ``edges`` (B + 1, increasing) and ``counts`` (B). ``std`` is the population deviation over all
-    elements of the window, whatever their shape.
+    elements of the window, whatever their shape. ``saturated_units`` of the ``units`` were saturated on more than 99 %
+    of the samples (a position of a feature map is one); ``both_ends`` says whether the function is saturated at both
+    ends of its axis, as sigmoid and tanh are.
 
     Args:
         model: the model.

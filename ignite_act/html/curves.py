@@ -1,4 +1,5 @@
-"""Figures with a line for each variant: scores, gradients and dead neurons over the epochs, gradients over depth."""
+"""Figures with a line for each variant: scores, gradients, updates and dead neurons over the epochs, gradients over
+depth."""
 
 from __future__ import annotations
 
@@ -26,6 +27,7 @@ _LOSS = {"type": "log", "title": {"text": "loss (log scale)"}, "hoverformat": ".
 _ACCURACY = {"title": {"text": "accuracy"}, "tickformat": ".0%", "hoverformat": ".2%"}
 _AXES = {"loss": _LOSS, "accuracy": _ACCURACY}
 _GRADIENT = {"type": "log", "title": {"text": "mean |gradient|"}, "hoverformat": ".3g", "exponentformat": "power"}
+_UPDATE = {"type": "log", "title": {"text": "update / weight"}, "hoverformat": ".3g", "exponentformat": "power"}
 _DEAD = {"title": {"text": "dead units"}, "tickformat": ".0%", "hoverformat": ".2%", "rangemode": "tozero"}
 _BAND = ", band: from the lowest to the highest seed"
 
@@ -83,6 +85,26 @@ def depth_figure(histories: Sequence[History]) -> Figure | None:
     return _figure(
         "Gradients by depth", caption, [Panel("", lines, {"xaxis": axis, "yaxis": _GRADIENT}, scale="depth")]
     )
+
+
+def updates_figure(histories: Sequence[History]) -> Figure | None:
+    """Size of the optimizer's steps beside the size of the weights, layer by layer."""
+    panels = [
+        Panel(
+            layer,
+            [trace for history in histories for trace in traces(history, functools.partial(_update_ratio, layer),
+                                                                statistics.median)],
+            _over_epochs(histories, _UPDATE),
+            scale="update",
+        )
+        for layer in _names(histories, lambda report: report.updates)
+    ]  # fmt: skip
+    caption = (
+        "Mean absolute change of a layer's weights by a step of the optimizer, divided by their mean absolute value. "
+        "About 0.001 is a common rule of thumb; it falls as a training converges. Log scale, the same for all layers; "
+        "a step that changed nothing is a gap. "
+    )
+    return _figure("Updates, layer by layer", caption + seeds_caption(histories, "median"), panels)
 
 
 def dead_figure(histories: Sequence[History]) -> Figure | None:
@@ -156,6 +178,11 @@ def _score(metric: str, split: str, report: EpochReport) -> object:
 
 def _reader(quantity: str, name: str, key: str) -> Callable[[EpochReport], object]:
     return lambda report: getattr(report, quantity).get(name, {}).get(key)
+
+
+def _update_ratio(layer: str, report: EpochReport) -> float | None:
+    """None where there is none, and for 0, which has no place on a log scale."""
+    return finite(report.updates.get(layer, {}).get("ratio")) or None
 
 
 def _dead_share(site: str, report: EpochReport) -> float | None:

@@ -1,4 +1,4 @@
-"""Tables of what else is known of the runs: findings, coverage, settings, versions, places."""
+"""Tables of what else is known of the runs: coverage, settings, versions, places."""
 
 from __future__ import annotations
 
@@ -8,18 +8,6 @@ from typing import Any
 
 from ignite_act.compare import Comparison, Table
 from ignite_act.run_files import StoredRun
-
-
-def findings_table(comparison: Comparison) -> Table:
-    """What was found in each run; a column for each thing that a finding says."""
-    found = [
-        (name, run.config["seed"], finding)
-        for name, run in _named_runs(comparison)
-        for finding in run.summary.get("findings") or ()
-    ]
-    keys = list(dict.fromkeys(key for *_, finding in found for key in finding))
-    rows = [(name, str(seed), *(_word(finding.get(key, "")) for key in keys)) for name, seed, finding in found]
-    return Table("Findings", ("activation", "seed", *(key.replace("_", " ") for key in keys)), tuple(rows))
 
 
 def unseen_table(comparison: Comparison) -> Table:

@@ -9,11 +9,12 @@ from typing import Any
 from ignite_act import __version__
 from ignite_act.compare import Comparison, compare
 from ignite_act.compare.tables import Table, dead_table, first_gradients_table, gradients_table, overview_tables
-from ignite_act.html.curves import dead_figure, depth_figure, gradient_figure, learning_figure
+from ignite_act.html.curves import dead_figure, depth_figure, gradient_figure, learning_figure, updates_figure
 from ignite_act.html.distributions import distribution_figure
+from ignite_act.html.findings import nothing_found, shown_findings
 from ignite_act.html.functions import activation_figure
 from ignite_act.html.history import is_blind, read_histories
-from ignite_act.html.notes import findings_table, runs_table, settings_table, unseen_table, versions_table
+from ignite_act.html.notes import runs_table, settings_table, unseen_table, versions_table
 from ignite_act.html.page import write_page
 from ignite_act.html.styles import Style, styles
 from ignite_act.html.verdict import verdict
@@ -52,18 +53,25 @@ def _section(comparison: Comparison, looks: Mapping[str, Style]) -> dict[str, An
     """What the template shows of a comparison, in its order."""
     histories = read_histories(comparison, looks)
     variants = histories.variants
-    return {
-        "data": comparison.data,
-        "verdict": verdict(comparison),
-        "tables": overview_tables(comparison),
-        "findings": _filled(findings_table(comparison), unseen_table(comparison)),
+    figures = {
         "learning": learning_figure(variants),
         "gradients": gradient_figure(variants),
         "depth": depth_figure(variants),
-        "gradient_tables": _filled(first_gradients_table(comparison), gradients_table(comparison)),
+        "updates": updates_figure(variants),
         "dead": dead_figure(variants),
-        "dead_tables": _filled(dead_table(comparison)),
         "distributions": distribution_figure(histories),
+    }
+    unseen = _filled(unseen_table(comparison))
+    return {
+        "data": comparison.data,
+        "verdict": verdict(comparison),
+        "findings": shown_findings(comparison, looks, figures),
+        "nothing_found": nothing_found(histories, unseen=bool(unseen)),
+        "tables": overview_tables(comparison),
+        "unseen": unseen,
+        **figures,
+        "gradient_tables": _filled(first_gradients_table(comparison), gradients_table(comparison)),
+        "dead_tables": _filled(dead_table(comparison)),
         "functions": activation_figure({variant.name: variant.act for variant in comparison.variants}, looks),
         "settings": _filled(settings_table(comparison), versions_table(comparison)),
         "runs": _filled(runs_table(comparison)),

@@ -135,7 +135,7 @@ def _sites_table(networks: Sequence[InspectedNetwork], marks: str) -> Table:
         ("std", lambda row: number(row["std"])),
         ("zeros", lambda row: percent(row["zero_fraction"])),
         ("saturated", lambda row: percent(row["saturated_fraction"])),
-        ("dead neurons", lambda row: f"{row['dead']}/{row['units']}" if "units" in row else "-"),
+        ("dead neurons", lambda row: f"{row['dead']}/{row['units']}" if "dead" in row else "-"),
         ("shape", lambda row: _shape(row, marks, symmetric=False)),
     ]
     title = (

@@ -15,7 +15,8 @@ class Sink(Protocol):
     """Takes the report of every epoch.
 
     ``write`` is called once per report, in the order of the epochs, and leaves nothing half-written behind when it
-    returns. It may raise: `FanOut` says so once in the log and goes on.
+    returns. It may raise: `FanOut` says so once in the log and goes on. A sink may have a method ``end``, which gets
+    the last report once more when the run is over, with the findings that could only be made then.
     """
 
     def write(self, report: EpochReport) -> None:
@@ -35,9 +36,18 @@ class FanOut:
 
     def write(self, report: EpochReport) -> None:
         """Writes one report everywhere; the first failure of a sink is logged, later ones are silent."""
+        self._tell("write", report)
+
+    def end(self, report: EpochReport) -> None:
+        """Tells the sinks that want to know that the run is over."""
+        self._tell("end", report)
+
+    def _tell(self, method: str, report: EpochReport) -> None:
         for index, sink in enumerate(self._sinks):
+            tell = getattr(sink, method, None)
             try:
-                sink.write(report)
+                if tell is not None:
+                    tell(report)
             except Exception as error:
                 if index not in self._failed:
                     self._failed.add(index)

@@ -10,6 +10,9 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from ignite_act.report import Finding
+from ignite_act.sinks import words
+
 Row = Mapping[str, Any]
 Column = tuple[str, Callable[[Row], str]]
 
@@ -40,9 +43,31 @@ def sites_table(title: str, activations: Mapping[str, Row], dead_neurons: Mappin
         ("max", lambda row: number(row["max"])),
         ("zeros", lambda row: percent(row["zero_fraction"])),
         ("saturated", lambda row: percent(row["saturated_fraction"])),
-        ("dead\nneurons", lambda row: f"{row['dead']}/{row['units']}" if "units" in row else "-"),
+        ("dead\nneurons", lambda row: f"{row['dead']}/{row['units']}" if "dead" in row else "-"),
         ("non-\nfinite", lambda row: str(row["nonfinite"])),
     )
+
+
+def findings_table(findings: Iterable[Finding], title: str = "findings") -> Group:
+    """What was found in a run, one line a finding."""
+    columns: dict[str, Callable[[Finding], str]] = {
+        "severity": lambda finding: finding.severity,
+        "layer": lambda finding: "-" if finding.layer is None else words.plain(finding.layer),
+        "what": words.title,
+        "since\nepoch": words.span,
+        "measured\n/ threshold": _measured,
+        "what to try": lambda finding: "\n".join(map(words.plain, finding.advice)),
+    }
+    table = new_table(columns, columns, set(columns) - {"severity"})
+    for finding in findings:
+        table.add_row(*(Text(cell(finding)) for cell in columns.values()))
+    return Group(Text(title, style="bold"), table)
+
+
+def _measured(finding: Finding) -> str:
+    """The quantity, and in a line of their own the value and its threshold."""
+    value, limit = words.measured(finding), words.threshold(finding)
+    return f"{words.quantity(finding)}\n{value}" + (f" / {limit}" if limit else "") if value else "-"
 
 
 def activations_table(rows: Iterable[Row]) -> Group:

@@ -8,13 +8,15 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
-from tensorboardX.summary import custom_scalars, histogram_raw, hparams
+from tensorboardX.summary import custom_scalars, histogram_raw, hparams, text
 
 from ignite_act.report import EpochReport
+from ignite_act.sinks import words
 
 _CHARTS = {
     "mean absolute gradient": "gradients",
@@ -23,6 +25,13 @@ _CHARTS = {
     "saturated fraction": "saturated_fraction",
     "mean activation": "activation_mean",
 }
+_FINDINGS = "findings"
+
+Standing = frozenset[tuple[words.Identity, str]]
+"""The findings that stand, each with its severity."""
+
+_written: WeakKeyDictionary[Any, Standing] = WeakKeyDictionary()
+"""What `write_by` wrote last through each writer."""
 
 
 class TensorBoardSink:
@@ -33,7 +42,8 @@ class TensorBoardSink:
 
     Tags: ``gradients/<layer>``, ``dead_neurons/<site>``, ``activations/<site>`` (histogram), ``zero_fraction/<site>``,
     ``saturated_fraction/<site>``, ``activation_mean/<site>``, ``<score>/<split>``; dots in names become slashes. The
-    custom-scalars tab has one chart per quantity with all its layers.
+    custom-scalars tab has one chart per quantity with all its layers. The text tab has ``findings``: the list of what
+    is wrong, in every epoch in which that changes.
 
     Args:
         log_dir: directory of the event file. Create the sink in one process only.
@@ -45,6 +55,7 @@ class TensorBoardSink:
         # The writer's own file names repeat within a second, and it overwrites; readers go by the order of the names.
         suffix = f".{time.time_ns()}"
         self._writer: EventsWriter | None = EventsWriter(str(Path(log_dir) / "events"), suffix)
+        self._standing: Standing = frozenset()
         if purge_after is not None:
             self._write_event(purge_after + 1, session_log=SessionLog(status=SessionLog.START))
         charts = {title: ["Multiline", [f"^{re.escape(prefix)}/.+"]] for title, prefix in _CHARTS.items()}
@@ -58,7 +69,16 @@ class TensorBoardSink:
             summary.value.add(tag=tag, simple_value=value)
         for tag, histogram in histograms(report).items():
             summary.MergeFrom(histogram_raw(name=tag, **histogram))
+        if has_news(report, self._standing):
+            summary.MergeFrom(text(_FINDINGS, findings_markdown(report)))
         self._write_event(report.epoch, summary=summary)
+        self._standing = standing(report)
+
+    def end(self, report: EpochReport) -> None:
+        """Writes the list of findings anew if some could only be made when the run was over."""
+        if standing(report) != self._standing:
+            self._write_event(report.epoch, summary=text(_FINDINGS, findings_markdown(report)))
+            self._standing = standing(report)
 
     def write_outcome(self, settings: Mapping[str, Any], outcome: Mapping[str, float | None]) -> None:
         """Writes the row of this run in the table of the HParams tab, at step 0.
@@ -94,6 +114,30 @@ def write_by(writer: Any, report: EpochReport) -> None:
         writer.add_scalar(tag, value, report.epoch)
     for tag, histogram in histograms(report).items():
         writer.add_histogram_raw(tag, **histogram, global_step=report.epoch)
+    if has_news(report, _written.get(writer, frozenset())):
+        writer.add_text(_FINDINGS, findings_markdown(report), report.epoch)
+    _written[writer] = standing(report)
+
+
+def standing(report: EpochReport) -> Standing:
+    """The findings of a report that were not cleared."""
+    return frozenset((words.identity(item), item.severity) for item in report.findings if words.is_standing(item))
+
+
+def has_news(report: EpochReport, before: Standing) -> bool:
+    """Whether a finding appeared, became better or worse, or was cleared."""
+    return standing(report) != before or any(item.cleared_epoch == report.epoch for item in report.findings)
+
+
+def findings_markdown(report: EpochReport) -> str:
+    """The findings of a report as a list in Markdown; names in it stay text."""
+    lines = []
+    for finding in filter(words.is_standing, report.findings):
+        severity, said = words.headline(finding).split(" ", 1)
+        lines += [f"- **{_escaped(severity)}** {_escaped(said)}"]
+        lines += [f"    - {_escaped(line)}" for line in words.consequences(finding)]
+    lines += [f"- {_escaped(words.cleared(item))}" for item in report.findings if item.cleared_epoch == report.epoch]
+    return "\n".join(lines) or "- no findings"
 
 
 def scalars(report: EpochReport) -> dict[str, float]:
@@ -132,6 +176,11 @@ def histograms(report: EpochReport) -> dict[str, dict[str, Any]]:
             "bucket_counts": [0, *row["counts"]],
         }
     return found
+
+
+def _escaped(line: str) -> str:
+    """A line of text that has no meaning in Markdown or HTML; by entities, which every dialect takes in every place."""
+    return re.sub(r"[^\w\s,.:;/%=+'()-]|_|^[\W\d]", lambda match: f"&#{ord(match[0])};", line)
 
 
 def _word(value: Any) -> str:

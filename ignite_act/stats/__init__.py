@@ -6,9 +6,20 @@ once, ``state_dict`` and ``load_state_dict`` carry tensors and plain numbers. No
 with the host.
 """
 
+from ignite_act.stats.course import Course
 from ignite_act.stats.distribution import Distribution
 from ignite_act.stats.histogram import FloatHistogram
 from ignite_act.stats.magnitude import ABSENT, SCRATCH, Magnitude, magnitude
-from ignite_act.stats.units import UnitLife
+from ignite_act.stats.units import SaturatedUnits, UnitLife
 
-__all__ = ["ABSENT", "SCRATCH", "Distribution", "FloatHistogram", "Magnitude", "UnitLife", "magnitude"]
+__all__ = [
+    "ABSENT",
+    "SCRATCH",
+    "Course",
+    "Distribution",
+    "FloatHistogram",
+    "Magnitude",
+    "SaturatedUnits",
+    "UnitLife",
+    "magnitude",
+]

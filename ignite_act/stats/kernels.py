@@ -32,6 +32,7 @@ class Kernels(NamedTuple):
     add_magnitude: Callable[[Floats, int, int, Doubles, Doubles, NDArray[np.int64], Counts], None]
     distribution: Callable[[Floats, float, int, Doubles, Floats, Counts, Counts], None]
     count_inside: Callable[[Floats, float, float], int]
+    count_inside_units: Callable[[Floats, float, float, Counts], None]
     mark_off_flat: Callable[[Floats, Floats, Floats], int]
     mark_varying: Callable[[Floats, Floats, Floats], None]
 
@@ -53,6 +54,7 @@ def compiled() -> Kernels | None:
             compile_(add_magnitude, "(f4[::1], i8, i8, f8[::1], f8[::1], i8[:,::1], i8[::1])"),
             compile_(distribution, "(f4[::1], f8, i8, f8[::1], f4[::1], i8[::1], i8[::1])"),
             compile_(count_inside, "(f4[::1], f4, f4)"),
+            compile_(count_inside_units, "(f4[:,:,::1], f4, f4, i8[::1])"),
             compile_(mark_off_flat, "(f4[:,:,::1], f4[:,::1], f4[::1])"),
             compile_(mark_varying, "(f4[:,:,::1], f4[::1], f4[::1])"),
         )
@@ -193,6 +195,23 @@ def count_inside(x: Floats, low: float, high: float) -> int:
             part += np.int32((values[i] >= low) & (values[i] <= high))
         inside += part
     return inside
+
+
+def count_inside_units(x: Floats, low: float, high: float, counts: Counts) -> None:
+    """Adds to each unit's count how many of its values lie in a closed interval; NaN lies in none.
+
+    Args:
+        x: ``(before, units, after)``.
+        low, high: the interval.
+        counts: ``(units,)``, written to.
+    """
+    for i in range(x.shape[0]):
+        for unit in range(x.shape[1]):
+            part = 0
+            for j in range(x.shape[2]):
+                value = x[i, unit, j]
+                part += (value >= low) & (value <= high)
+            counts[unit] += part
 
 
 def mark_off_flat(x: Floats, flats: Floats, peak: Floats) -> int:

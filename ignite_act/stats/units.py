@@ -1,4 +1,4 @@
-"""Extremes per unit: all that exact dead-unit counts need."""
+"""Numbers per unit: extremes, which is all that exact dead-unit counts need, and how often a unit was saturated."""
 
 from __future__ import annotations
 
@@ -102,6 +102,66 @@ class UnitLife(Statistic):
         life = cls(state["units"], state["peak"].dtype)
         life.load_state_dict(state)
         return life
+
+
+class SaturatedUnits(Statistic):
+    """How many samples of each unit were saturated.
+
+    Args:
+        units: number of units.
+        device: where the state lives.
+    """
+
+    _state = ("units", "samples", "counts", "both_ends")
+
+    def __init__(self, units: int, device: torch.device | str = "cpu") -> None:
+        self.units = units
+        self.samples = 0
+        self.both_ends = False
+        """Whether the function is saturated at both ends of its axis, as sigmoid and tanh are."""
+        with torch.inference_mode(False):
+            self.counts = torch.zeros(units, dtype=torch.int64, device=device)
+
+    def update(self, values: Tensor, intervals: Intervals, unit_dim: int) -> None:
+        """Adds a batch of pre-activations; a position of a feature map is a sample.
+
+        Args:
+            values: of any shape.
+            intervals: disjoint, closed, in which the function is saturated.
+            unit_dim: axis of the units.
+        """
+        samples = values.numel() // self.units
+        if not samples:
+            return
+        self.samples += samples
+        ends = {end for interval in intervals for end in interval}
+        self.both_ends = -math.inf in ends and math.inf in ends
+        loops = kernels.compiled() if kernels.fit(values) else None
+        for interval in intervals:
+            if loops is not None:
+                loops.count_inside_units(kernels.by_unit(values, unit_dim), *interval, self.counts.numpy())
+            else:
+                inside = (
+                    inside_interval(values.detach(), interval).movedim(unit_dim, -1) if values.ndim else values[None]
+                )
+                self.counts = self.counts + inside.reshape(-1, self.units).sum(0)
+
+    def merge(self, other: SaturatedUnits) -> None:
+        """Takes in the samples that another statistic of the same units has seen."""
+        self.samples += other.samples
+        self.counts = self.counts + other.counts.to(self.counts.device)
+        self.both_ends = self.both_ends or other.both_ends
+
+    def compute(self) -> int:
+        """How many units were saturated on more than 99 % of the samples."""
+        return int((self.counts * 100 > 99 * self.samples).sum()) if self.samples else 0
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> SaturatedUnits:
+        """A statistic on the CPU with the given state."""
+        saturated = cls(state["units"])
+        saturated.load_state_dict(state)
+        return saturated
 
 
 @functools.lru_cache

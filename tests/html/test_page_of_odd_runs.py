@@ -23,16 +23,20 @@ CURVES, GRADIENTS = "Learning curves", "Gradients, layer by layer"
 
 def rename(row):
     """Layers and sites with hostile names."""
-    quantities = ("gradients", "activations", "dead_neurons")
+    quantities = ("gradients", "activations", "dead_neurons", "updates")
     return {**row, **{key: {NAMES[name]: value for name, value in row[key].items()} for key in quantities}}
 
 
 @pytest.fixture(scope="module")
-def hostile(copied, written, alter):
+def hostile(copied, written, alter, make_finding):
     """The page of runs with HTML in everything that comes from outside."""
     runs = copied()
+    evidence = {"quantity": HOSTILE[2], "value": HOSTILE[3], "threshold": HOSTILE[4], HOSTILE[0]: HOSTILE[1]}
+    findings = [
+        make_finding(HOSTILE[1], layer=HOSTILE[0], evidence=evidence, harm=HOSTILE[3], advice=HOSTILE).to_dict(),
+        make_finding("vanishing_gradient", layer=HOSTILE[2]).to_dict(),
+    ]
     for place in runs.glob("*/seed-*"):
-        findings = [{"kind": HOSTILE[1], "since_epoch": 2}]
         alter(place, rename, stop="odd", stop_reason=HOSTILE[0], findings=findings)
         config = yaml.safe_load((place / "config.yaml").read_text())
         config["versions"] = {HOSTILE[2]: HOSTILE[3]}
@@ -49,12 +53,14 @@ def test_names_from_outside_stay_text(reader, hostile):
     reader.read(hostile)
     assert reader.console() == []
     assert reader.run("return window.hacked") is None
-    assert reader.all("main :is(b, i, a, img, main script:not([type]))") == []
+    assert reader.all("main :is(b, i, img, a:not([href='#digits-depth']), main script:not([type]))") == []
     ticks = reader.run("return [...document.querySelectorAll('.xtick text')].map((tick) => tick.textContent)")
     assert {HOSTILE[0], HOSTILE[1], "…" + HOSTILE[2][-24:]} < set(ticks)
     assert set(HOSTILE[:3]) < set(reader.texts("h4"))
     reader.unfold()
     shown = reader.text()
+    in_findings = reader.one(".findings").text
+    assert [name for name in HOSTILE if name not in in_findings] == []
     assert [name for name in (*HOSTILE, "<i>odd<i>") if name not in shown] == []
 
 
@@ -76,7 +82,7 @@ def test_names_from_outside_stay_text_at_the_pointer(reader, hostile):
 def patchwork(copied, written, alter):
     """The page of runs with nothing in common: one has gaps, one is short, one did not learn, one is another net."""
     runs = copied()
-    alter(runs / "relu" / "seed-1", lose, findings=[{"kind": "dying", "layer": "layers.0", "since_epoch": 2}])
+    alter(runs / "relu" / "seed-1", lose)
     short = runs / "tanh" / "seed-1" / "epochs.jsonl"
     short.write_text("".join(short.read_text().splitlines(keepends=True)[:2]))
     leaky = runs / "leakyrelu-negative_slope=0.1"
@@ -136,14 +142,6 @@ def test_networks_may_differ(mixed):
     assert {trace["name"] for trace in figure["layers.2"]} - {None} == {"relu", "tanh"}
 
 
-def test_findings_have_a_place(mixed):
-    """What was found in a run is listed, a column for each thing that is said of it."""
-    (table,) = (table for table in mixed.all("table") if table.text.startswith("Findings"))
-    headings = [cell.text for cell in table.find_elements("css selector", "thead th")]
-    assert headings == ["activation", "seed", "kind", "layer", "since epoch"]
-    assert "relu 1 dying layers.0 2" in table.text
-
-
 def test_one_run_is_shown_alone(reader, runs, written):
     """A page of one run is about that network: one row, its figures, no switches, and it says that it is one run."""
     reader.read(written(runs / "relu" / "seed-1"))
@@ -178,17 +176,19 @@ def test_only_failed_runs_make_a_page(reader, runs, written, fail):
     reader.read(written(runs))
     assert reader.console() == []
     assert "No variant started to learn." in reader.text()
+    assert reader.all(".findings") == []
 
 
 def test_runs_without_diagnostics_have_learning_curves(reader, runs, written, alter):
     """Where nothing was measured inside, there is no empty figure, and the page says why."""
     nothing = {"gradients": {}, "activations": {}, "dead_neurons": {}, "coverage": {}}
     for place in runs.glob("*/seed-*"):
-        alter(place, lambda row: {**row, **nothing}, **nothing)
+        alter(place, lambda row: {**row, **nothing, "updates": {}}, **nothing, findings=[])
     reader.read(written(runs))
     assert reader.console() == []
     assert reader.texts("figure h3") == [CURVES, "The activation functions"]
     assert "Nothing was measured inside the networks of " in reader.text()
+    assert reader.all(".findings") == []
 
 
 def test_every_data_set_has_a_section(reader, runs, written):

@@ -1,0 +1,313 @@
+"""What optimizer steps do to the weight of each layer, and which weights they do nothing to."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ignite_act.collect.names import clean
+from ignite_act.collect.optimizers import StepTap
+from ignite_act.collect.passes import PassCollector, is_sample
+
+_CLOSE = 1e-5
+"""Rows are equal if they differ by less than this share of their length."""
+_MOST_ROWS = 1024
+_TABLES = (nn.Embedding, nn.EmbeddingBag)
+_CHECKED = 3
+"""Layers whose gradients are looked at to see whether they were cleared."""
+_NOTHING: dict[str, Any] = {"ratios": [], "start": None, "counts": {}, "owned": False, "rate": None, "equal": None}
+_COUNTS = ("missing", "zero", "present", "uncleared", "cleared", "against")
+
+
+@dataclass
+class _Layer:
+    """A weight of the model and what was seen of it in a window.
+
+    Attributes:
+        parameter: the weight.
+        has_units: whether its rows are units, which those of an embedding are not.
+        ratios, start: of the steps looked at: update ratio; mean absolute weight before the first of them.
+        counts: how often the gradient was missing, exactly zero, neither; whether it had been cleared before a
+            backward or not; steps that went along the gradient instead of against it.
+        owned: whether an optimizer that made a step owns it.
+        rate: its learning rate at the last step looked at.
+        equal: share of its rows that equal another one, before the first step.
+    """
+
+    parameter: weakref.ref[nn.Parameter]
+    has_units: bool = True
+    ratios: list[Tensor] = field(default_factory=list)
+    start: Tensor | None = None
+    counts: dict[str, Tensor | int] = field(default_factory=lambda: dict.fromkeys(_COUNTS, 0))
+    owned: bool = False
+    rate: Tensor | float | None = None
+    equal: Tensor | None = None
+
+
+@dataclass
+class _Owner:
+    """An optimizer that makes steps."""
+
+    steps: int = 0
+    armed: bool = False  # whether the gradients are watched between its last step and its next one
+    looked: bool = False  # whether a backward began in between
+    before: dict[str, Tensor] = field(default_factory=dict)
+    left: dict[str, Tensor] = field(default_factory=dict)  # what a backward found of the gradients, see `_look`
+
+
+class UpdateCollector(PassCollector):
+    """Update ratio of every layer, and whether its gradient arrives, is cleared and is used.
+
+    In a few optimizer steps of the window (the 1st, 2nd, 4th, ... of each optimizer) the weights are compared before
+    and after. A row holds
+
+    - ``ratio``: mean(\\|W_after - W_before\\|) / mean(\\|W_before\\|), mean over the steps looked at, ``first_ratio``
+      of the first one, ``steps`` how many; None where there was none, or the weight was zero;
+    - ``weight_start``, ``weight``: mean(\\|W\\|) before the first of these steps and at the end of the window;
+    - ``missing``, ``zero``, ``present``: how often the gradient was None, exactly zero, or neither at a step;
+    - ``cleared``, ``uncleared``: how often it had, or had not, been cleared before the first backward after a step;
+    - ``against``: steps that went up along the gradient (a maximised objective);
+    - ``equal_rows``: share of the weight's rows that equal another row (0 of an embedding, whose rows are no units),
+      and ``equal_rows_start``, before the first step; ``nonfinite``: NaN and infinite weights;
+    - ``trainable``; ``owned``: whether an optimizer that made a step owns it; ``learning_rate`` there, None where the
+      optimizer has none; ``gradient_left``: whether it has a
+      gradient at the end of the window.
+
+    Source: the ratio as a measure of the learning rate, Karpathy, CS231n notes 2015; Bottou 2012.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._tap = StepTap(self)
+        super().__init__(model)
+        self._begin()
+
+    # What the step tap calls.
+
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Looks at the gradients, and keeps the weights of a step that is looked at."""
+        with self.timed(), torch.no_grad():
+            owner, owned = self._owner(optimizer)
+            if not owned:
+                return
+            owner.steps += 1
+            if owner.armed and owner.looked:
+                for name, left in owner.left.items():
+                    self._layers[name].counts["uncleared"] += left
+                    self._layers[name].counts["cleared"] += 1 - left
+            owner.armed = False
+            if is_sample(owner.steps):
+                self._look_at_gradients(owned)
+                for name, rate in self._rates(optimizer).items():
+                    self._layers[name].rate = rate
+                owner.before = {
+                    name: parameter.detach().clone() for name, parameter in owned.items() if parameter.grad is not None
+                }
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """Compares the weights with those before the step."""
+        with self.timed(), torch.no_grad():
+            owner = self._owners.get(optimizer)
+            if owner is None or not owner.before:
+                return
+            for name, before in owner.before.items():
+                layer = self._layers[name]
+                parameter = layer.parameter()
+                if parameter is None:
+                    continue
+                change, size = parameter.detach() - before, before.abs().mean()
+                layer.ratios.append(change.abs().mean() / size)
+                if layer.start is None:
+                    layer.start, layer.equal = size, self._equal_rows(layer, before)
+                if parameter.grad is not None and parameter.grad.layout == torch.strided:
+                    layer.counts["against"] += ((change * parameter.grad).sum() > 0).long()
+            owner.before = {}
+            owner.armed, owner.looked, owner.left = True, False, {}
+
+    def skipped_step(self, optimizer: Optimizer) -> None:
+        """A loss scaler left a step out: nothing was done to the weights."""
+
+    # What the pass tap calls.
+
+    def after_model(self, given: Tensor | None, result: Tensor) -> None:
+        """Waits for the backward that begins at this output, if it is to be seen what is left of older gradients."""
+        if result.requires_grad and any(owner.armed for owner in self._owners.values()):
+            own = weakref.ref(self)
+
+            def backward(gradient: Tensor) -> None:
+                collector = own()
+                if collector is not None:
+                    collector.before_backward()
+
+            result.register_hook(backward)
+
+    def before_backward(self) -> None:
+        """Notes which gradients of armed optimizers are there before anything is added to them."""
+        with self.timed(), torch.no_grad():
+            for optimizer, owner in self._owners.items():
+                if not owner.armed:
+                    continue
+                names = list(self._owned(optimizer))[:_CHECKED]
+                for name in names:
+                    layer = self._layers.get(name)
+                    parameter = layer.parameter() if layer is not None else None
+                    if parameter is None:
+                        continue
+                    left = _is_left(parameter.grad)
+                    # cleared once is cleared: the other gradients may belong to the backward of another optimizer
+                    owner.left[name] = torch.minimum(owner.left[name], left) if name in owner.left else left
+                owner.looked = True
+
+    def _look_at_gradients(self, owned: Mapping[str, nn.Parameter]) -> None:
+        for name, layer in self._layers.items():
+            parameter = layer.parameter()
+            if parameter is None or not parameter.requires_grad or (name not in owned and layer.owned):
+                continue
+            if parameter.grad is None:
+                layer.counts["missing"] += 1
+            else:
+                there = _is_left(parameter.grad)
+                layer.counts["present"] += there
+                layer.counts["zero"] += 1 - there
+
+    def _owner(self, optimizer: Optimizer) -> tuple[_Owner, dict[str, nn.Parameter]]:
+        owner = self._owners.setdefault(optimizer, _Owner())
+        owned = self._owned(optimizer)
+        for name in owned:
+            self._layers[name].owned = True
+        return owner, owned
+
+    def _owned(self, optimizer: Optimizer) -> dict[str, nn.Parameter]:
+        """The layers of an optimizer; looked up again only after its parameters have changed."""
+        groups = [len(group["params"]) for group in optimizer.param_groups]
+        known = self._owned_by.get(optimizer)
+        if known is None or known[0] != groups:
+            names = {id(layer.parameter()): name for name, layer in self._layers.items()}
+            parameters = (p for group in optimizer.param_groups for p in group["params"])
+            known = (groups, {names[id(p)]: weakref.ref(p) for p in parameters if id(p) in names})
+            self._owned_by[optimizer] = known
+        return {name: parameter for name, own in known[1].items() if (parameter := own()) is not None}
+
+    def _rates(self, optimizer: Optimizer) -> dict[str, Any]:
+        names = {id(layer.parameter()): name for name, layer in self._layers.items()}
+        groups = ((id(p), group.get("lr")) for group in optimizer.param_groups for p in group["params"])
+        return {names[key]: rate for key, rate in groups if key in names}
+
+    def _equal_rows(self, layer: _Layer, weight: Tensor) -> Tensor:
+        return equal_rows(weight) if layer.has_units else torch.zeros(())
+
+    # The window.
+
+    def _watch(self) -> None:
+        super()._watch()
+        self._tap.open()
+
+    def _unwatch(self) -> None:
+        super()._unwatch()
+        self._tap.close()
+
+    def _begin(self) -> None:
+        super()._begin()
+        owners = {id(p): module for module in self.model.modules() for p in module.parameters(recurse=False)}
+        self._layers = {
+            clean(name).removesuffix(".weight"): _Layer(
+                weakref.ref(parameter), not isinstance(owners[id(parameter)], _TABLES)
+            )
+            for name, parameter in self.model.named_parameters()
+            if not isinstance(parameter, nn.parameter.UninitializedParameter) and parameter.ndim > 1
+        }
+        self._owners: weakref.WeakKeyDictionary[Optimizer, _Owner] = weakref.WeakKeyDictionary()
+        self._owned_by: weakref.WeakKeyDictionary[Optimizer, tuple[list[int], dict[str, weakref.ref[nn.Parameter]]]] = (
+            weakref.WeakKeyDictionary()
+        )
+        self._restored: dict[str, dict[str, Any]] = {}
+
+    def _forget(self) -> None:
+        """Steps are steps, whatever the mode of the forward."""
+
+    @torch.no_grad()
+    def _numbers(self) -> dict[str, dict[str, Any]]:
+        rows = {}
+        for name, state in self._state()["layers"].items():
+            parameter = self._layers[name].parameter() if name in self._layers else None
+            if parameter is None or parameter.numel() == 0:
+                continue
+            ratios = [ratio for ratio in state["ratios"] if math.isfinite(ratio)]
+            values = parameter.detach()
+            rows[name] = {
+                "ratio": sum(ratios) / len(ratios) if ratios else None,
+                "first_ratio": ratios[0] if ratios else None,
+                "steps": len(state["ratios"]),
+                "weight_start": state["start"],
+                "weight": float(values.abs().mean()),
+                **state["counts"],
+                "equal_rows": float(self._equal_rows(self._layers[name], values)),
+                "equal_rows_start": state["equal"],
+                "nonfinite": int((~torch.isfinite(values)).sum()),
+                "trainable": parameter.requires_grad,
+                "owned": state["owned"],
+                "learning_rate": state["rate"],
+                "gradient_left": parameter.grad is not None and bool(_is_left(parameter.grad)),
+            }
+        return rows
+
+    def _state(self) -> dict[str, Any]:
+        layers = {}
+        for name, layer in self._layers.items():
+            before = self._restored.get(name, _NOTHING)
+            start = None if layer.start is None else float(layer.start)
+            rate = before["rate"] if layer.rate is None else float(layer.rate)
+            equal = None if layer.equal is None else float(layer.equal)
+            layers[name] = {
+                "ratios": [*before["ratios"], *(float(ratio) for ratio in layer.ratios)],
+                "start": before["start"] if before["start"] is not None else start,
+                "counts": {key: int(value) + before["counts"].get(key, 0) for key, value in layer.counts.items()},
+                "owned": before["owned"] or layer.owned,
+                "rate": rate,
+                "equal": before["equal"] if before["equal"] is not None else equal,
+            }
+        return {"layers": layers}
+
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        self._restored = {name: dict(layer) for name, layer in state["layers"].items()}
+
+    def _unite(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Steps are the same in all processes: what the first one saw counts."""
+        self._begin()
+        self._load_state(states[0])
+
+
+def equal_rows(weight: Tensor) -> Tensor:
+    """Share of the rows (units, output channels) that equal another one but for rounding; 0 for a single row.
+
+    Args:
+        weight: ``(units, ...)``; of a large one only the first rows are looked at.
+
+    Returns:
+        ``()``; 0 if there is a NaN or an infinity.
+    """
+    rows = weight.detach()[:_MOST_ROWS].flatten(1).float()
+    if len(rows) < 2:
+        return torch.zeros((), device=weight.device)
+    length = rows.norm(dim=1).amax().clamp(min=torch.finfo(torch.float32).tiny)
+    # Rows that are equal have equal sums of any kind: sorted by one, equal rows are neighbours.
+    probe = torch.linspace(1.0, 2.0, rows.shape[1], device=rows.device)
+    ordered = rows[(rows @ probe).argsort()]
+    same = (ordered[1:] - ordered[:-1]).norm(dim=1) <= _CLOSE * length
+    never = same.new_zeros(1)
+    equal = (torch.cat([same, never]) | torch.cat([never, same])).float().mean()
+    return torch.where(torch.isfinite(length), equal, 0.0)
+
+
+def _is_left(gradient: Tensor | None) -> Tensor:
+    """1 if a gradient is there and not zero, as ``()``, int64."""
+    if gradient is None:
+        return torch.zeros((), dtype=torch.int64)
+    values = gradient.coalesce().values() if gradient.layout == torch.sparse_coo else gradient
+    return (values != 0).any().long() if values.numel() else torch.zeros((), dtype=torch.int64)

@@ -1,0 +1,66 @@
+"""Reports -> findings, the cause before its consequences."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from ignite_act.findings.history import History
+from ignite_act.findings.kinds import KINDS
+from ignite_act.findings.rules import RULES
+from ignite_act.findings.thresholds import Thresholds
+from ignite_act.report import EpochReport, Finding
+
+logger = logging.getLogger(__name__)
+
+_ORDER = {kind: place for place, kind in enumerate(KINDS)}
+_EXPLAINED: dict[str, frozenset[str]] = {
+    # what says the same in other words, once the first is known
+    "labels_mismatch": frozenset(KINDS) - {"labels_mismatch", "plateau"},
+}
+_failed: set[str] = set()
+
+
+def judge(
+    reports: Sequence[EpochReport], *, thresholds: Thresholds | None = None, ended: bool = False
+) -> tuple[Finding, ...]:
+    """What is wrong at the end of some reports.
+
+    Args:
+        reports: of one run, in the order of their epochs; some in between may be missing.
+        thresholds: what counts as a finding.
+        ended: whether the run is over: some findings can only be made then.
+
+    Returns:
+        The findings, the cause before its consequences, what does no harm last. Empty without reports.
+    """
+    if not reports:
+        return ()
+    history = History(reports, thresholds or Thresholds(), ended)
+    found = [finding for kind in RULES for finding in _apply(kind, history)]
+    return tuple(sorted(_without_repetitions(found), key=_rank))
+
+
+def _apply(kind: str, history: History) -> list[Finding]:
+    try:
+        return list(RULES[kind](history))
+    except Exception:  # training never dies of its diagnostics
+        if kind not in _failed:
+            _failed.add(kind)
+            logger.warning("the rule for %s failed; later failures are not logged", kind, exc_info=True)
+        return []
+
+
+def _without_repetitions(found: list[Finding]) -> list[Finding]:
+    """Leaves out what another finding explains."""
+    serious = {finding.kind for finding in found if finding.severity != "info" or finding.kind == "no_nonlinearity"}
+    return [finding for finding in found if not _EXPLAINED.get(finding.kind, frozenset()) & serious]
+
+
+def _rank(finding: Finding) -> tuple[bool, float, int]:
+    place = float(_ORDER[finding.kind])
+    if finding.kind == "dead_units" and finding.severity == "error":  # nothing behind it can work
+        place = _ORDER["input_scale"] + 0.5
+    if finding.kind == "no_gradient" and finding.evidence["value"] == 0.0:  # something multiplies it by 0
+        place = _ORDER["constant_output"] + 0.5
+    return finding.severity == "info", place, finding.since_epoch

@@ -1,0 +1,53 @@
+"""What a rule is: a function from the history of a run to findings of one kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ignite_act.findings.history import History
+from ignite_act.report import Finding, Severity
+
+Rule = Callable[[History], Iterable[Finding]]
+
+STALLED = "learning has stalled"
+NO_HARM = "no harm yet"
+SLOWER = "learning is held back"
+UNKNOWN = "whether it does harm cannot be said: the loss is not known"
+
+
+def harm(history: History) -> str:
+    """What can be seen of the training's progress, in words."""
+    if history.progress is None:
+        return UNKNOWN
+    return STALLED if history.stalled else SLOWER if not history.learning else NO_HARM
+
+
+def finding(
+    history: History,
+    kind: str,
+    severity: Severity,
+    quantity: str,
+    value: Any,
+    threshold: Any,
+    *advice: str,
+    layer: str | None = None,
+    since: int | None = None,
+    damage: str | None = None,
+    source: str = "ignite_act",
+    **more: Any,
+) -> Finding:
+    """A finding at the end of a history.
+
+    Args:
+        history: what it was found in.
+        kind, severity, layer, source: see `Finding`.
+        quantity, value, threshold: what was measured, the number, and from where on it is a finding.
+        advice: what to try.
+        since: first epoch that shows it; by default the last one.
+        damage: what it does; by default what can be seen of the progress.
+        more: what else belongs to the evidence.
+    """
+    evidence = {"quantity": quantity, "value": value, "threshold": threshold, **more}
+    since = history.last.epoch if since is None else since
+    return Finding(kind, severity, layer, since, evidence, harm(history) if damage is None else damage, advice, source)

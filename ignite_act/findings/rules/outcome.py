@@ -1,0 +1,211 @@
+"""What shows in the scores: epoch means of both splits, the course of the loss."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Iterator
+
+from ignite_act.findings.history import History, finite
+from ignite_act.findings.rule import finding
+from ignite_act.report import Finding
+
+_FEW = 4
+_ENOUGH = 20
+_LOW = 0.3
+"""A mean loss below this share of the reference is low: what is left may well be noise."""
+_BARELY = 0.004
+"""Share of the constant prediction's loss that a network learns of samples with wrong labels in a few epochs."""
+_FAR = 0.8
+"""With so much progress a swinging loss does no harm worth a word."""
+_MEMORY = 0.4
+"""Correlation of neighbouring values (lag 1) beyond that of independent batches."""
+
+
+def oscillation(history: History) -> Iterator[Finding]:
+    """The loss goes up and down by a large part of itself and comes no further."""
+    level = history.reference
+    if len(history.reports) < _FEW or not level or history.progress is None or history.progress > _FAR:
+        return
+    swing = max(_within_epochs(history, level), _from_epoch_to_epoch(history.validation_losses, level))
+    if swing < history.thresholds.oscillation:
+        return
+    yield finding(
+        history,
+        "oscillation",
+        "warning",
+        "deviation of the loss from its mean, over its mean",
+        swing,
+        history.thresholds.oscillation,
+        "lower the learning rate or the momentum",
+        "shuffle the training samples, take larger batches, or let the learning rate sink",
+        since=history.reports[-_FEW:][0].epoch,
+        source="AUTOTRAINER (Zhang et al., ICSE 2021)",
+    )
+
+
+def _within_epochs(history: History, level: float) -> float:
+    """How much the training loss of the last epochs swings; 0 if only batches differ, or there is a trend."""
+    courses = [[v for v in report.loss.get("course", ()) if finite(v)] for report in history.reports[-_FEW:]]
+    values = [value for course in courses for value in course]
+    if len(values) < _ENOUGH or not _has_no_trend(values, level):
+        return 0.0
+    mean, spread = statistics.fmean(values), statistics.pvariance(values)
+    pairs = [(a - mean) * (b - mean) for course in courses for a, b in itertools.pairwise(course)]
+    memory = statistics.fmean(pairs) / spread if pairs and spread else 0.0  # of neighbours; 0 for independent batches
+    train = [value for _, value in history.train_losses]
+    risen = len(train) > _FEW and min(train[-2:]) > 1.25 * min(train)
+    return float(spread**0.5 / mean) if abs(memory) > _MEMORY or risen or history.is_sorted else 0.0
+
+
+def _from_epoch_to_epoch(losses: list[tuple[int, float]], level: float) -> float:
+    """How much the validation loss, which knows no batches, swings over the last epochs; 0 if there is a trend."""
+    values = [value for _, value in losses[-6:]]
+    if len(values) < 6 or not _has_no_trend(values, level):
+        return 0.0
+    steps = [b - a for a, b in itertools.pairwise(values)]
+    turns = sum(a * b < 0 for a, b in itertools.pairwise(steps))
+    return statistics.fmean(map(abs, steps)) / statistics.fmean(values) if turns >= 2 else 0.0
+
+
+def _has_no_trend(values: list[float], level: float) -> bool:
+    """Whether a loss is not low and its second half is no better than the first one."""
+    half = len(values) // 2
+    before, after = statistics.fmean(values[:half]), statistics.fmean(values[half:])
+    return min(values) > 0 and statistics.fmean(values) > _LOW * level and after > 0.85 * before
+
+
+def overfitting(history: History) -> Iterator[Finding]:
+    """The validation loss has risen over several epochs while the training loss fell far below it."""
+    t, train, validation = history.thresholds, history.train_losses, history.validation_losses
+    if len(validation) < t.patience + 1 or not train:
+        return
+    best_epoch, best = min(validation, key=lambda pair: (pair[1], pair[0]))
+    (epoch, now), (_, fitted) = validation[-1], train[-1]
+    if now <= 0 or fitted > now / 2 or history.stalled:
+        return
+    gap, settled = _gap(history), epoch - best_epoch >= t.patience
+    rises = settled and now > t.overfit_rise * best and (gap is None or gap > t.overfit_gap / 2)
+    before = [value for at, value in validation if at <= epoch - t.patience]
+    stands = bool(before) and now > 0.95 * before[-1]
+    if gap is None:  # a regression, say
+        apart = stands and fitted < 0.1 * now and history.reference is not None and now > 0.25 * history.reference
+    else:
+        apart = stands and gap > t.overfit_gap
+    if not rises and not apart:
+        return
+    yield finding(
+        history,
+        "overfitting",
+        "warning",
+        "validation loss over its lowest value" if rises or gap is None else "training minus validation accuracy",
+        gap if gap is not None and not rises else now / best,
+        t.overfit_gap if gap is not None and not rises else t.overfit_rise,
+        f"stop at epoch {best_epoch}, where validation was best (early stopping)",
+        "more data or augmentation, dropout, weight decay, a smaller network",
+        since=best_epoch + 1,
+        damage="the network learns the training samples by heart",
+        source="Goodfellow, Bengio and Courville 2016, section 7.8",
+        accuracy_gap=gap,
+    )
+
+
+def _gap(history: History) -> float | None:
+    """Training accuracy minus validation accuracy in the last epoch."""
+    train, validation = history.train_accuracies, history.scores("accuracy", "validation")
+    together = train and validation and train[-1][0] == validation[-1][0]
+    return train[-1][1] - validation[-1][1] if together else None
+
+
+def over_regularised(history: History) -> Iterator[Finding]:
+    """Training scores stay far below validation scores: dropout or the like takes too much away."""
+    t, gaps = history.thresholds, _gaps(history)
+    pairs = [min(a, b) for (_, a), (_, b) in itertools.pairwise(gaps)]
+    if history.is_sorted or len(gaps) < t.patience or max(pairs) < t.underfit_gap or gaps[-1][1] < t.underfit_gap / 3:
+        return
+    best = max(value for _, value in history.scores("accuracy", "validation"))
+    if history.chance is not None and best < history.chance + t.underfit_gap:
+        return
+    train, validation = history.train_losses, history.validation_losses
+    if not train or not validation or train[-1][1] < 1.15 * validation[-1][1]:
+        return
+    yield finding(
+        history,
+        "over_regularised",
+        "warning",
+        "validation accuracy minus training accuracy",
+        gaps[-1][1],
+        t.underfit_gap,
+        "lower the dropout rate or the weight decay",
+        "make augmentation weaker",
+        since=next(epoch for epoch, gap in gaps if gap >= t.underfit_gap),
+        damage="the network is kept from fitting even the training samples",
+    )
+
+
+def _gaps(history: History) -> list[tuple[int, float]]:
+    train = dict(history.train_accuracies)
+    return [
+        (epoch, value - train[epoch]) for epoch, value in history.scores("accuracy", "validation") if epoch in train
+    ]
+
+
+def labels_mismatch(history: History) -> Iterator[Finding]:
+    """The inside is healthy, the training samples are hardly or only by heart learned, and validation is at chance."""
+    t, train, validation = history.thresholds, history.train_losses, history.validation_losses
+    constant = history.constant_loss
+    if history.progress is None or not train or not history.from_the_start or history.is_sorted:
+        return
+    by_heart = (
+        constant is not None
+        and len(validation) > t.patience
+        and min(value for _, value in validation) > 0.97 * constant
+        and train[-1][1] < 0.98 * min(train[0][1], constant)
+    )
+    accuracies = [value for _, value in history.scores("accuracy", "validation")]
+    if accuracies and history.chance is not None and max(accuracies) > history.chance + 4 * t.chance:
+        return
+    learned = 1 - train[-1][1] / constant if history.is_squared and constant else history.progress
+    hardly = history.ended and len(train) > t.patience and learned < t.learned and _only_training(history)
+    if not by_heart and not hardly:
+        return
+    yield finding(
+        history,
+        "labels_mismatch",
+        "error",
+        "share of the constant prediction's loss that was learned away"
+        if hardly
+        else "lowest validation loss over that of a constant prediction",
+        learned if hardly or not constant else min(value for _, value in validation) / constant,
+        t.learned if hardly else 0.97,
+        "look at some samples with their labels: were they shuffled, sorted or shifted apart?",
+        "see that inputs and labels are taken with the same indices; if so, the task is too hard for this network",
+        since=history.first.epoch,
+        damage="there is nothing to learn that holds for other samples",
+    )
+
+
+def _only_training(history: History) -> bool:
+    """Whether the training loss came a little below that of a constant prediction, and the validation loss did not."""
+    train, validation, constant = history.train_losses, history.validation_losses, history.constant_loss
+    if not validation or not constant:
+        return False
+    fell = train[-1][1] < train[0][1] and train[-1][1] < (1 - _BARELY) * constant
+    return fell and validation[-1][1] - train[-1][1] > _BARELY * constant
+
+
+def plateau(history: History) -> Iterator[Finding]:
+    """The run is over and never did better than a constant prediction."""
+    if not history.ended or not history.stalled or len(history.reports) < history.thresholds.patience:
+        return
+    progress = history.progress
+    yield finding(
+        history,
+        "plateau",
+        "warning",
+        "share of the constant prediction's loss that was learned away",
+        progress,
+        history.thresholds.stalled,
+        "look at the findings above; without any, try another initialisation, learning rate or architecture",
+        since=history.first.epoch,
+    )

@@ -1,0 +1,81 @@
+"""What can be seen before the first step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ignite_act.findings.history import INPUT, OUTPUT, History, finite
+from ignite_act.findings.rule import finding
+from ignite_act.report import Finding
+
+_SQUARED = 2.0
+"""Squared errors begin further above that of a constant: their targets need not have a mean of 0."""
+
+
+def input_scale(history: History) -> Iterator[Finding]:
+    """Inputs that are far from a mean of 0 and a deviation of 1, where the first layer does not make up for it."""
+    row = history.first.signal.get(INPUT)
+    if row is None or not row["continuous"] or not finite(row["std"]) or not history.from_the_start:
+        return
+    t = history.thresholds
+    mean, std, peak = row["mean"], row["std"], row["first_max_abs"]
+    after = next((r["first_max_abs"] for name, r in history.first.signal.items() if name not in (INPUT, OUTPUT)), peak)
+    shown = finite(after) and after > t.input_std / 2  # otherwise the network scales them itself
+    if (std > t.input_std or peak > t.input_max) and shown:
+        quantity, value, threshold = "standard deviation of the inputs", std, t.input_std
+        if std <= t.input_std:
+            quantity, value, threshold = "largest absolute input", peak, t.input_max
+    elif abs(mean) > max(t.input_offset * std, t.input_offset / 5) and shown:
+        quantity, value, threshold = (
+            "mean of the inputs over their deviation",
+            abs(mean) / max(std, 1e-30),
+            t.input_offset,
+        )
+    elif std < t.input_tiny and peak < 10 * t.input_tiny and not history.learning:
+        quantity, value, threshold = "standard deviation of the inputs", std, t.input_tiny
+    else:
+        return
+    yield finding(
+        history,
+        "input_scale",
+        "warning" if history.learning or history.progress is None else "error",
+        quantity,
+        value,
+        threshold,
+        "subtract the mean and divide by the standard deviation of the training data",
+        "or put a normalisation layer in front",
+        since=history.first.epoch,
+        source="LeCun, Bottou, Orr and Müller 1998",
+        mean=mean,
+        std=std,
+        largest=peak,
+    )
+
+
+def initial_loss(history: History) -> Iterator[Finding]:
+    """The loss begins far above that of a constant prediction: the first outputs are wrong and sure of it."""
+    start, constant = history.first.output.get("first_loss"), history.inner_constant
+    if history.is_squared or not finite(start):
+        start, constant = history.initial_loss, history.constant_loss
+    if not history.from_the_start or not finite(start) or not constant or constant < 1e-6:
+        return
+    ratio = start / constant
+    if ratio < history.thresholds.initial_loss * (_SQUARED if history.is_squared else 1.0):
+        return
+    if not history.is_squared and start < constant + 1:
+        return
+    yield finding(
+        history,
+        "initial_loss",
+        "warning",
+        "loss of the first batch over that of a constant prediction",
+        ratio,
+        history.thresholds.initial_loss,
+        "make the weights of the last layer smaller at the start, and its bias 0",
+        "see that the loss is a mean over the samples, not a sum",
+        layer=history.output_layer,
+        since=history.first.epoch,
+        source="Karpathy, A recipe for training neural networks, 2019; TheDeepChecker",
+        initial=start,
+        constant=constant,
+    )

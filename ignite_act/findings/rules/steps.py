@@ -1,0 +1,120 @@
+"""The size of what the optimizer does, and of the gradient on its way back through the layers."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator
+
+from ignite_act.findings.history import History, finite
+from ignite_act.findings.rule import finding
+from ignite_act.report import EpochReport, Finding
+
+_NOTHING = 1e-7
+"""A mean gradient below this in all layers is why the updates are small, not the learning rate."""
+
+
+def update_too_large(history: History) -> Iterator[Finding]:
+    """Steps that change the weights by a large part of themselves, without the loss coming down."""
+    t = history.thresholds
+    early = [(report, ratios) for report in _early(history) if (ratios := _of_the_start(history, report))]
+    large = [(report, ratios) for report, ratios in early if statistics.median(ratios.values()) > t.update_large]
+    lasting = len(large) > 2 and len(large) == len(early)
+    if not large or history.progress is None or history.progress > (0.5 if lasting else t.learned):
+        return
+    report, ratios = large[0]
+    worst = max(ratios, key=lambda name: ratios[name])
+    yield finding(
+        history,
+        "update_too_large",
+        "error" if not history.learning else "warning",
+        "update ratio, median over the layers",
+        statistics.median(ratios.values()),
+        t.update_large,
+        "lower the learning rate by a factor of ten, or warm it up over the first steps",
+        "clip the norm of the gradients",
+        since=report.epoch,
+        source="Karpathy, CS231n notes; healthy runs began at 6e-4 to 6e-2 (ours)",
+        largest=ratios[worst],
+        largest_in=worst,
+    )
+
+
+def update_too_small(history: History) -> Iterator[Finding]:
+    """Steps that hardly change any weight, while the loss hardly moves."""
+    t = history.thresholds
+    if history.progress is None or history.learning:
+        return
+    if all(row["learning_rate"] == 0 for row in history.last.updates.values() if row["steps"]):
+        return  # see `never_updated`
+    early = [ratio for report in _early(history) for ratio in _ratios(report, "ratio").values() if ratio > 0]
+    late = list(_ratios(history.last, "ratio").values())
+    ratios = min(early, late, key=lambda group: max(group, default=1.0))
+    gradients = list(history.gradients(history.last).values())
+    if not ratios or max(ratios) >= t.update_small or not gradients or max(gradients) < _NOTHING:
+        return
+    yield finding(
+        history,
+        "update_too_small",
+        "error" if history.stalled else "warning",
+        "largest update ratio of a layer",
+        max(ratios),
+        t.update_small,
+        "raise the learning rate by a factor of ten until the loss moves",
+        "see whether a schedule or a warm-up holds it down, and whether the loss is multiplied by a small number",
+        since=history.first.epoch,
+        source="Karpathy, CS231n notes; healthy runs began at 6e-4 to 6e-2 (ours)",
+    )
+
+
+def _early(history: History) -> list[EpochReport]:
+    """The first half of what there is: later, ratios sink by themselves."""
+    return list(history.reports[: (len(history.reports) + 1) // 2])
+
+
+def _of_the_start(history: History, report: EpochReport) -> dict[str, float]:
+    """Update ratios to the weights as they were at the start, if those have become smaller since."""
+    ratios = _ratios(report, "ratio")
+    for name, ratio in ratios.items():
+        start = history.first.updates.get(name, {}).get("weight_start")
+        now = report.updates[name]["weight_start"]
+        if finite(start) and start and finite(now):
+            ratios[name] = ratio * min(1.0, now / start)
+    return ratios
+
+
+def _ratios(report: EpochReport, key: str) -> dict[str, float]:
+    return {name: row[key] for name, row in report.updates.items() if finite(row[key])}
+
+
+def vanishing_gradient(history: History) -> Iterator[Finding]:
+    """The gradient of the weakest layer is a tiny part of the output layer's, and the network does not learn."""
+    gradients = history.gradients(history.last)
+    positive = {name: value for name, value in gradients.items() if value > 0}
+    if len(positive) < 2 or not history.stalled:
+        return
+    output = list(positive)[-1]
+    weakest = min(positive, key=lambda name: positive[name])
+    first = next(iter(positive))
+    if positive[first] < 10 * positive[weakest]:
+        weakest = first  # as weak as any: what comes after it is on the way
+    ratio = positive[weakest] / positive[output]
+    if ratio >= history.thresholds.vanishing_ratio:
+        return
+    yield finding(
+        history,
+        "vanishing_gradient",
+        "error",
+        f"mean gradient of {weakest} over that of {output}",
+        ratio,
+        history.thresholds.vanishing_ratio,
+        "take ReLU or a relative of it instead of sigmoid or tanh, with He's initialisation",
+        "add residual connections or normalisation layers, or make the network less deep",
+        layer=weakest,
+        since=history.since(lambda report: _weakest(history, report) < history.thresholds.vanishing_ratio),
+        source="Glorot and Bengio 2010; AUTOTRAINER (ratio below 1e-3)",
+    )
+
+
+def _weakest(history: History, report: EpochReport) -> float:
+    positive = [value for value in history.gradients(report).values() if value > 0]
+    return min(positive) / positive[-1] if len(positive) > 1 else 1.0

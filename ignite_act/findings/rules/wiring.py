@@ -1,0 +1,389 @@
+"""What is put together wrongly: gradients that do not arrive, are not used or not cleared, losses and outputs that do
+not belong together, layers that say the same."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections.abc import Iterator
+
+from ignite_act.findings.history import INPUT, OUTPUT, History, finite
+from ignite_act.findings.rule import finding, harm
+from ignite_act.report import EpochReport, Finding, Severity
+
+_NOT_CALLED = ("no activation function was called in the model's forwards", "it was not called in this window")
+_BLOCKED = 0.02
+"""Share of the outputs that are exactly 0 and that the loss wants below 0: of targets that are not negative, none."""
+
+
+def never_updated(history: History) -> Iterator[Finding]:
+    """A weight has a gradient and stays as it is: no optimizer owns it, or its learning rate is 0."""
+    updates = history.last.updates
+    trainable = [name for name in history.layers if updates.get(name, {}).get("trainable")]
+    stepped = any(row["owned"] for row in updates.values())
+    still = [name for name in trainable if _stays(history.last, name, stepped=stepped)]
+    if not still:
+        return
+    everything = len(still) == len(trainable)
+    if not stepped:
+        advice = ("call optimizer.step() after backward()", "build the optimizer from the parameters of this model")
+    else:
+        advice = ("give its parameters to the optimizer, with a learning rate above 0",
+                  "if it is meant to stay as it is, set requires_grad to False")  # fmt: skip
+    yield finding(
+        history,
+        "never_updated",
+        "error" if everything or not history.learning else "warning",
+        "update ratio of a weight that has a gradient",
+        0.0,
+        0.0,
+        *advice,
+        layer=None if everything else still[0],
+        since=history.since(lambda report: all(_stays(report, name, stepped=stepped) for name in still)),
+        layers=still,
+    )
+
+
+def _stays(report: EpochReport, name: str, *, stepped: bool) -> bool:
+    row = report.updates.get(name)
+    if row is None or not row["trainable"]:
+        return False
+    if not stepped:
+        return bool(row["gradient_left"]) or (report.output.get("backwards", 0) > 0 and not row["owned"])
+    if not row["owned"]:
+        return bool(row["present"] > 0 or row["gradient_left"])
+    return row["present"] > 0 and row["steps"] > 0 and row["ratio"] == 0.0 and not row["learning_rate"]
+
+
+def no_gradient(history: History) -> Iterator[Finding]:
+    """A trainable weight gets None or exactly 0 as its gradient; frozen weights are worth knowing."""
+    updates = history.last.updates
+    cut = [name for name in history.layers if _has_none(history.last, name)]
+    used = [name for name in cut if history.was_called(name)]
+    unused = [name for name in cut if name not in used]
+    stepped = [name for name, row in updates.items() if row["owned"]]
+    if used:
+        missing = [name for name in used if not updates[name]["zero"]]
+        value = "None" if missing else 0.0
+        everything = set(used) >= set(stepped)
+        yield finding(
+            history,
+            "no_gradient",
+            "error",
+            "gradient of a trainable weight",
+            value,
+            "other than 0",
+            "look for detach(), .data, .item(), torch.no_grad() or a NumPy call between this layer and the loss"
+            if missing
+            else "look for what multiplies the gradient by 0 behind this layer: dead or saturated units, weights of 0",
+            "if it is meant to stay as it is, set requires_grad to False",
+            layer=used[-1],
+            since=history.since(lambda report: all(_has_none(report, name) for name in used)),
+            damage="nothing is learned" if everything else "the layers before the cut do not learn",
+            layers=used,
+        )
+    frozen = [name for name in history.layers if updates.get(name) and not updates[name]["trainable"]]
+    for names, reason in ((frozen, "frozen: requires_grad is False"), (unused, "never called in a forward")):
+        if names and not used:
+            yield finding(
+                history,
+                "no_gradient",
+                "info",
+                reason,
+                len(names),
+                0,
+                "nothing to do if this is meant",
+                layer=names[0],
+                since=history.first.epoch,
+                damage="none if it is meant",
+                layers=names,
+            )
+
+
+def _has_none(report: EpochReport, name: str) -> bool:
+    row = report.updates.get(name)
+    return bool(row and row["trainable"] and row["owned"] and not row["present"] and row["missing"] + row["zero"] > 0)
+
+
+def uncleared_gradient(history: History) -> Iterator[Finding]:
+    """The gradients of the last step are still there when the next backward begins, and are added to."""
+    left = [name for name in history.layers if _is_uncleared(history, history.last, name)]
+    if not left or sum(history.last.updates[name]["uncleared"] for name in left) < 2:
+        return
+    looked_at = [name for name, row in history.last.updates.items() if row["cleared"] + row["uncleared"]]
+    yield finding(
+        history,
+        "uncleared_gradient",
+        "error",
+        "steps looked at after which the gradient was not cleared, of as many",
+        history.last.updates[left[0]]["uncleared"],
+        0,
+        "call optimizer.zero_grad() before every backward(), or after every step",
+        "every optimizer clears only what it owns" if len(left) < len(looked_at) else "model.zero_grad() does it, too",
+        layer=left[0] if len(left) < len(looked_at) else None,
+        since=history.since(lambda report: any(_is_uncleared(history, report, name) for name in left)),
+        layers=left,
+    )
+
+
+def _is_uncleared(history: History, report: EpochReport, name: str) -> bool:
+    row = report.updates.get(name)
+    return bool(row and row["uncleared"] and not row["cleared"])
+
+
+def loss_rising(history: History) -> Iterator[Finding]:
+    """The loss is maximised: its gradient at the outputs points away from the targets, or it only ever rises."""
+    t = history.thresholds
+    rows = [row for row in history.last.updates.values() if row["steps"]]
+    against = sum(row["against"] for row in rows) / max(sum(row["steps"] for row in rows), 1)
+    seen = sum(row["steps"] for row in rows) >= 2 * len(rows) > 0
+    maximised = history.maximised
+    if maximised:
+        quantity, value, threshold = "steps that go away from the targets, by the outputs' gradient, share", 1.0, 0.0
+    elif seen and against > 0.9 and not history.learning:
+        quantity, value, threshold = "share of the steps that go along the gradient", against, 0.9
+    elif maximised is None and (rise := _rise(history, t.patience)) is not None:
+        quantity, value, threshold = "loss over that of the first epoch, rising in every epoch", rise, 1.0
+    else:
+        return
+    yield finding(
+        history,
+        "loss_rising",
+        "error",
+        quantity,
+        value,
+        threshold,
+        "check the sign of the loss, and that the optimizer has not maximize=True",
+        "a score that is to be maximised needs a minus",
+        since=history.first.epoch,
+        damage="the network learns the opposite",
+    )
+
+
+def _rise(history: History, patience: int) -> float | None:
+    """Last loss over the first one if a loss has risen in every epoch from the start on."""
+    if not history.from_the_start:
+        return None
+    falling_below_zero = bool(history.train_losses) and history.train_losses[-1][1] < 0
+    courses = [history.train_losses] if not falling_below_zero else [history.validation_losses]
+    for course in courses:
+        values = [value for _, value in course]
+        if len(values) < patience or any(b <= a for a, b in itertools.pairwise(values)):
+            continue
+        start = history.initial_loss if history.initial_loss and not falling_below_zero else values[0]
+        if values[0] > 0 and start and values[0] > start and values[-1] > 1.2 * values[0] and not _is_hasty(history):
+            return values[-1] / values[0]
+    return None
+
+
+def _is_hasty(history: History) -> bool:
+    """Whether the first steps were so large that a minimised loss may rise as well."""
+    ratios = [row["first_ratio"] for row in history.first.updates.values() if finite(row["first_ratio"])]
+    return bool(ratios) and statistics.median(ratios) > history.thresholds.update_large
+
+
+def output_probabilities(history: History) -> Iterator[Finding]:
+    """The outputs are probabilities already and the loss applies a softmax or a sigmoid again."""
+    row = history.last.output
+    applies, function = row.get("loss_applies"), row.get("function")
+    if applies == "softmax":
+        doubled = row["units"] > 1 and row["probabilities"] > 0.99
+    elif applies == "sigmoid":
+        doubled = function in ("sigmoid", "softmax", "hardsigmoid") and row["probabilities"] > 0.99
+        doubled = doubled and (row["units"] > 1 or function != "softmax")
+    else:
+        return
+    if doubled:
+        yield finding(
+            history,
+            "output_probabilities",
+            _severity(history),
+            f"share of outputs that are probabilities before the loss applies a {applies}",
+            row["probabilities"],
+            0.99,
+            f"leave out the {function or applies} at the end of the network: the loss expects logits",
+            "or take a loss of probabilities: NLLLoss of log-probabilities, BCELoss",
+            layer=row["producer"] or function or None,
+            since=history.since(lambda report: report.output.get("probabilities", 0) > 0.99),
+            source="UMLAUT (Schoop et al., CHI 2021)",
+        )
+
+
+def output_activation(history: History) -> Iterator[Finding]:
+    """An activation function cuts the logits, of which the loss expects the whole axis."""
+    row = history.last.output
+    if not row or any(output_probabilities(history)) or row["function"] in ("log_softmax", "softmax"):
+        return
+    function, logits = row["function"], row["loss_applies"] in ("softmax", "sigmoid")
+    logits = logits and not history.is_squared
+    blocked = row["min"] == 0.0 and (row["blocked"] or 0.0) > _BLOCKED
+    beyond = bool(function) and history.is_squared and row["beyond"] > _BLOCKED
+    if not blocked and not beyond and not (logits and function):
+        return
+    threshold: float | str = _BLOCKED
+    if beyond:
+        quantity, value, threshold = f"share of the targets that {function} cannot reach", row["beyond"], _BLOCKED
+    elif blocked:
+        quantity, value, threshold = (
+            "share of the outputs that are cut off at 0 and should be below",
+            row["blocked"],
+            _BLOCKED,
+        )
+    else:
+        quantity, value, threshold = (
+            f"outputs behind {function} that the loss takes for logits, lowest",
+            row["min"],
+            "any",
+        )
+    yield finding(
+        history,
+        "output_activation",
+        _severity(history),
+        quantity,
+        value,
+        threshold,
+        f"leave out the {function or 'cut'} at the end of the network: "
+        + ("logits need the whole axis" if logits else "some targets lie beyond it"),
+        layer=row["producer"] or function or None,
+        since=history.since(lambda report: report.output.get("function") == row["function"]),
+        source="UMLAUT (Schoop et al., CHI 2021)",
+        function=function,
+    )
+
+
+def hidden_softmax(history: History) -> Iterator[Finding]:
+    """A softmax feeds the next layer: its outputs compete and are small."""
+    layer = history.last.output.get("hidden_softmax")
+    if layer:
+        yield finding(
+            history,
+            "hidden_softmax",
+            _severity(history),
+            "layers that a softmax feeds",
+            1,
+            0,
+            "take ReLU, GELU or another activation function that works on each unit by itself",
+            layer=layer,
+            since=history.since(lambda report: bool(report.output.get("hidden_softmax"))),
+            source="UMLAUT (Schoop et al., CHI 2021)",
+        )
+
+
+def constant_output(history: History) -> Iterator[Finding]:
+    """The output is the same for all samples."""
+    row = history.last.output
+    if not _is_constant(history, history.last):
+        return
+    one_unit = row["units"] == 1 and row["function"] == "softmax"
+    yield finding(
+        history,
+        "constant_output",
+        "error",
+        "standard deviation of the output over the samples, over its size",
+        row["variation"] / row["scale"] if row["scale"] else 0.0,
+        history.thresholds.constant_output,
+        "a softmax over one unit is always 1: take a sigmoid, or two units"
+        if one_unit
+        else "look for what the input is lost in: dead or saturated layers, weights of 0, a wrong axis",
+        layer=row["producer"] or row["function"] or None,
+        since=history.since(lambda report: _is_constant(history, report)),
+        damage="the network cannot tell inputs apart",
+    )
+
+
+def _is_constant(history: History, report: EpochReport) -> bool:
+    row = report.output
+    if not row or not finite(row["variation"]) or row["forwards"] < 2:
+        return False
+    return bool(row["variation"] <= history.thresholds.constant_output * row["scale"])
+
+
+def symmetry(history: History) -> Iterator[Finding]:
+    """Units of a layer have equal weights, get equal gradients and stay equal."""
+    if not history.from_the_start:
+        return
+    shares = {name: _equal(history, history.last, name) for name in history.layers}
+    alike = {name: share for name, share in shares.items() if share >= history.thresholds.equal_rows}
+    if not alike:
+        return
+    layer = next(iter(alike))
+    yield finding(
+        history,
+        "symmetry",
+        "error" if not history.learning else "warning",
+        "share of the rows of a weight that equal another one",
+        alike[layer],
+        history.thresholds.equal_rows,
+        "initialise weights at random: zeros are for biases",
+        layer=layer,
+        since=history.since(lambda report: _equal(history, report, layer) >= history.thresholds.equal_rows),
+        damage=f"the units of {layer} do the work of one; {harm(history)}",
+        source="Goodfellow, Bengio and Courville 2016, section 8.4",
+        layers=list(alike),
+    )
+
+
+def _equal(history: History, report: EpochReport, name: str) -> float:
+    row = report.updates.get(name)
+    if row is None or not row["trainable"] or not row["owned"]:
+        return 0.0
+    begun = history.first.updates.get(name, {}).get("equal_rows_start")
+    if begun is not None and begun < history.thresholds.equal_rows:
+        return 0.0  # they have become equal: something else has happened to them
+    return 0.0 if _has_collapsed(history, report, name) else float(row["equal_rows"])
+
+
+def weight_collapse(history: History) -> Iterator[Finding]:
+    """Weights have shrunk to next to nothing while the network does not learn: decay is too strong."""
+    fallen = [name for name in history.layers if _has_collapsed(history, history.last, name)]
+    if not fallen or history.learning:
+        return
+    shares = {name: history.last.updates[name]["weight"] / _start(history, name) for name in fallen}
+    worst = min(shares, key=lambda name: shares[name])
+    yield finding(
+        history,
+        "weight_collapse",
+        "error",
+        "mean absolute weight over its start",
+        shares[worst],
+        history.thresholds.collapsed,
+        "lower the weight decay (and the learning rate, by which it is multiplied)",
+        layer=worst,
+        since=history.since(lambda report: _has_collapsed(history, report, worst)),
+        layers=fallen,
+    )
+
+
+def _start(history: History, name: str) -> float:
+    start = history.first.updates.get(name, {}).get("weight_start")
+    return float(start) if start else 0.0
+
+
+def _has_collapsed(history: History, report: EpochReport, name: str) -> bool:
+    row = report.updates.get(name)
+    start = _start(history, name)
+    return bool(row and row["owned"] and start and row["weight"] < history.thresholds.collapsed * start)
+
+
+def no_nonlinearity(history: History) -> Iterator[Finding]:
+    """Two layers or more and no activation function between them: together they are one linear layer."""
+    report = history.last
+    layers = [name for name in report.signal if name not in (INPUT, OUTPUT)]
+    unseen = report.coverage.get("activations", {}).get("unseen", {})
+    known = all(reason.startswith(_NOT_CALLED) for reason in unseen.values())
+    if len(layers) > 1 and not report.activations and known and report.coverage:
+        yield finding(
+            history,
+            "no_nonlinearity",
+            "warning" if history.stalled else "info",
+            "activation functions that were called between the layers",
+            0,
+            1,
+            "put one behind every layer but the last",
+            since=history.first.epoch,
+            damage="the network can learn linear functions only (what is computed by hand is not seen)",
+        )
+
+
+def _severity(history: History) -> Severity:
+    return "warning" if history.learning else "error"

@@ -1,0 +1,72 @@
+"""Every number that decides whether something is a finding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Where a measured value begins to be a finding.
+
+    Numbers without another source were set on the tuned half of the zoo in our tests, between its healthy and its
+    faulty runs.
+
+    Attributes:
+        stalled: less progress than this share of the way from the loss of a constant prediction to 0 is none.
+        learned: more than this share is learning.
+        vanishing_ratio: weakest layer's mean gradient over that of the output layer; healthy networks had at least
+            0.059, faulty ones at most 5e-4 (our measurement); AUTOTRAINER (Zhang et al., ICSE 2021) takes 1e-3.
+        exploding_growth: of a layer's mean gradient or of the loss, over its start; TheDeepChecker (Ben Braiek and
+            Khomh 2023) takes a doubling, AUTOTRAINER a ratio of 70 between layers.
+        exploding_ratio: mean gradient of a layer over that of the output layer (AUTOTRAINER).
+        exploding_signal: largest output of the last layer over that of the first, before the first step.
+        dead_info, dead_warning: share of a site's units; SageMaker Debugger and TheDeepChecker take 50 %, healthy
+            networks had up to 33 %.
+        saturated_units: share of a site's units that are saturated on more than 99 % of the samples;
+            TheDeepChecker takes 50 %.
+        saturated_values: share of a site's values.
+        equal_rows: share of a weight's rows that equal another one.
+        collapsed: mean absolute weight over its start.
+        update_small, update_large: update ratio of the fastest layer, and of the median one, in the first half of the
+            training; about 1e-3 is the usual rule (Karpathy, CS231n notes), TheDeepChecker takes 1e-4 .. 1e-1.
+        input_std, input_max: of the first inputs, which should be about 1 (LeCun et al., Efficient BackProp, 1998).
+        input_offset: mean over standard deviation.
+        input_tiny: standard deviation.
+        initial_loss: first loss over that of a constant prediction, log C (Karpathy, recipe for training neural
+            networks, 2019; TheDeepChecker).
+        constant_output: largest standard deviation of an output over the samples, over the largest output.
+        overfit_rise: validation loss over its minimum.
+        overfit_gap: training accuracy minus validation accuracy that is enough without a rise; with one, half of it.
+        underfit_gap: validation accuracy minus training accuracy.
+        oscillation: mean absolute change of the loss between neighbouring pieces of the course, over its level.
+        chance: accuracy above that of a constant prediction that is no more than chance.
+        patience: epochs over which a trend must hold.
+    """
+
+    stalled: float = 0.05
+    learned: float = 0.1
+    vanishing_ratio: float = 1e-3
+    exploding_growth: float = 20.0
+    exploding_signal: float = 100.0
+    exploding_ratio: float = 70.0
+    dead_info: float = 0.1
+    dead_warning: float = 0.5
+    saturated_units: float = 0.5
+    saturated_values: float = 0.8
+    equal_rows: float = 0.5
+    collapsed: float = 0.1
+    update_small: float = 2e-5
+    update_large: float = 0.1
+    input_std: float = 10.0
+    input_max: float = 50.0
+    input_offset: float = 10.0
+    input_tiny: float = 1e-2
+    initial_loss: float = 2.5
+    constant_output: float = 1e-5
+    overfit_rise: float = 1.15
+    overfit_gap: float = 0.12
+    underfit_gap: float = 0.3
+    oscillation: float = 0.25
+    chance: float = 0.05
+    patience: int = 3

@@ -1,0 +1,161 @@
+"""The course of a number over a window: few values, however many there were."""
+
+from __future__ import annotations
+
+import math
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from ignite_act.stats.base import Statistic, accumulator_dtype
+
+SEGMENTS = 32
+"""Most values of a course."""
+_WAITING = 32
+_KEPT = 1024
+
+
+class CourseNumbers(TypedDict):
+    """What `Course.compute` returns: plain numbers."""
+
+    steps: int
+    first: float
+    last: float
+    mean: float
+    min: float
+    max: float
+    nonfinite: int
+    first_nonfinite_iteration: int | None
+    course: list[float]
+
+
+class Course(Statistic):
+    """First, last, mean, extremes and the course of a stream of numbers; non-finite ones are counted and left out.
+
+    The course is at most `SEGMENTS` means of equally many neighbours (the last one of what is left over); a segment
+    without a finite value is NaN. What comes from a device stays there until `compute`.
+
+    Args:
+        device: where the state lives.
+    """
+
+    _state = ("width", "values", "numbers", "nonfinite", "first_nonfinite_iteration", "steps", "empty")
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        device = torch.device(device)
+        wide = accumulator_dtype(device)
+        self.width = 1  # numbers in each value
+        self.values = torch.zeros(0, 2, dtype=wide, device=device)  # sum and number of the finite ones
+        self.numbers = torch.tensor([0.0, 0.0, math.inf, -math.inf], dtype=wide, device=device)
+        self.nonfinite = torch.zeros((), dtype=torch.int64, device=device)
+        self.first_nonfinite_iteration = torch.full((), torch.iinfo(torch.int64).max, device=device)
+        self.steps = 0
+        self.empty = True
+        self._waiting: list[tuple[Tensor | float, int]] = []
+
+    def update(self, value: Tensor | float, iteration: int) -> None:
+        """Adds a number.
+
+        Args:
+            value: a number, or a tensor with one element.
+            iteration: kept for the first that is not finite.
+        """
+        self._waiting.append((value, iteration))
+        if len(self._waiting) == _WAITING:
+            self._take_in()
+
+    def merge(self, other: Course) -> None:
+        """Takes in the stream that came after this one (the course may be a little coarser than of the whole)."""
+        self._take_in()
+        other._take_in()
+        if not other.steps:
+            return
+        device = self.values.device
+        while self.width < other.width:
+            self._halve()
+        while other.width < self.width:
+            other._halve()
+        self.values = torch.cat([self.values, other.values.to(device)])
+        self._join(other.numbers.to(device))
+        self.nonfinite = self.nonfinite + other.nonfinite.to(device)
+        first = torch.minimum(self.first_nonfinite_iteration, other.first_nonfinite_iteration.to(device))
+        self.first_nonfinite_iteration = first
+        self.steps += other.steps
+        while len(self.values) > _KEPT:
+            self._halve()
+
+    def compute(self) -> CourseNumbers:
+        """The numbers so far; NaN where there is no finite one."""
+        self._take_in()
+        first, last, low, high = self.numbers.tolist()
+        values = self.values.cpu()
+        total, finite = values.sum(0).tolist() if len(values) else (0.0, 0)
+        while len(values) > SEGMENTS:
+            values = _pairs(values)
+        iteration = int(self.first_nonfinite_iteration)
+        return {
+            "steps": self.steps,
+            "first": math.nan if self.empty else first,
+            "last": math.nan if self.empty else last,
+            "mean": total / finite if finite else math.nan,
+            "min": low if finite else math.nan,
+            "max": high if finite else math.nan,
+            "nonfinite": int(self.nonfinite),
+            "first_nonfinite_iteration": iteration if self.nonfinite else None,
+            "course": (values[:, 0] / values[:, 1]).tolist(),
+        }
+
+    def state_dict(self) -> dict[str, object]:
+        """The state as tensors (copies on the CPU) and plain numbers."""
+        self._take_in()
+        return super().state_dict()
+
+    @torch.no_grad()
+    def _take_in(self) -> None:
+        if not self._waiting:
+            return
+        wide, device = self.values.dtype, self.values.device
+        given = [value for value, _ in self._waiting]
+        if any(isinstance(value, Tensor) for value in given):
+            numbers = torch.stack([torch.as_tensor(value, dtype=wide, device=device).reshape(()) for value in given])
+        else:
+            numbers = torch.tensor(given, dtype=wide, device=device)
+        iterations = torch.tensor([iteration for _, iteration in self._waiting], device=device)
+        self._waiting.clear()
+        finite = torch.isfinite(numbers)
+        clean = torch.where(finite, numbers, 0.0)
+        self.steps += len(numbers)
+        self.nonfinite = self.nonfinite + (~finite).sum()
+        never = torch.iinfo(torch.int64).max
+        earliest = torch.where(finite, never, iterations).amin()
+        self.first_nonfinite_iteration = torch.minimum(self.first_nonfinite_iteration, earliest)
+        low, high = torch.where(finite, numbers, math.inf).amin(), torch.where(finite, numbers, -math.inf).amax()
+        self._join(torch.stack([numbers[0], numbers[-1], low, high]))
+        self._append(torch.stack([clean, finite.to(wide)], 1))
+
+    def _append(self, values: Tensor) -> None:
+        width = 1
+        while width < self.width:
+            values, width = _pairs(values), width * 2
+        self.values = torch.cat([self.values, values])
+        while len(self.values) > _KEPT:
+            self._halve()
+
+    def _halve(self) -> None:
+        self.values, self.width = _pairs(self.values), self.width * 2
+
+    def _join(self, later: Tensor) -> None:
+        """Takes in first, last, lowest and highest of what came later."""
+        mine = self.numbers
+        first = later[0] if self.empty else mine[0]
+        self.empty = False
+        low, high = torch.minimum(mine[2], later[2]), torch.maximum(mine[3], later[3])
+        self.numbers = torch.stack([first, later[1], low, high])
+
+
+def _pairs(values: Tensor) -> Tensor:
+    """Sums of neighbours; a last one without a neighbour stays alone."""
+    if len(values) % 2:
+        values = torch.cat([values, values.new_zeros(1, values.shape[1])])
+    return values.view(-1, 2, values.shape[1]).sum(1)

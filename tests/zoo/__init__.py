@@ -1,0 +1,1 @@
+"""An open zoo of healthy and faulty training runs, by which the findings are judged."""
