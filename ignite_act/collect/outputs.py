@@ -15,7 +15,9 @@ from ignite_act.stats.likelihood import Likelihood, as_rows
 
 ROW = "output"
 _VIEWS = ("View", "Squeeze", "Unsqueeze", "Reshape", "Transpose", "Permute", "Slice", "Select", "ToCopy", "Alias", "T")
-_DROPOUT = ("NativeDropout", "Mul")
+_KEEPING = ("NativeDropout", "Mul", "MaxPool", "AvgPool", "AdaptiveAvgPool", "AdaptiveMaxPool", "Mean")
+"""What may stand between a softmax and a layer that it feeds (in attention a product with the values does)."""
+_NORMS = ("NativeBatchNorm", "CudnnBatchNorm", "NativeLayerNorm", "NativeGroupNorm")
 _FUNCTIONS = {
     "Softmax": "softmax", "LogSoftmax": "log_softmax", "Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh",
     "LeakyRelu": "leaky_relu", "Elu": "elu", "Gelu": "gelu", "Silu": "silu", "Hardtanh": "hardtanh",
@@ -67,7 +69,7 @@ class OutputCollector(PassCollector):
 
     def begin_pass(self) -> None:
         """Counts the forwards; a few of them are looked at."""
-        self._made = {}
+        self._made, self._softmax = {}, ""
         self._forwards += 1
         self._looking = is_sample(self._forwards)
 
@@ -76,13 +78,15 @@ class OutputCollector(PassCollector):
         if not self._looking:
             return
         self._made[id(result)] = (name, weakref.ref(result))
-        if given is not None and self._function_of(given, through=_DROPOUT) == "softmax":
-            self._hidden_softmax = self._maker(given) or "softmax"
+        if given is not None and self._function_of(given, through=_KEEPING) == "softmax":
+            self._hidden_softmax = self._softmax or "softmax"
 
     def after_part(self, name: str, given: Tensor | None, result: Tensor) -> None:
         """Remembers which module made a tensor."""
         if self._looking:
             self._made[id(result)] = (name, weakref.ref(result))
+            if result is not given and type(result.grad_fn).__name__.startswith("Softmax"):
+                self._softmax = name
 
     def after_model(self, given: Tensor | None, result: Tensor) -> None:
         """Takes in the output, and waits for its gradient."""
@@ -130,7 +134,9 @@ class OutputCollector(PassCollector):
             if name in _FUNCTIONS:
                 return _FUNCTIONS[name]
             parents = [parent for parent, _ in node.next_functions if parent is not None]
-            if len(parents) != 1 or not name.startswith((*_VIEWS, *through)):
+            if through and parents and name.startswith(_NORMS):
+                parents = parents[:1]  # the others are its weight and bias
+            elif len(parents) != 1 or not name.startswith((*_VIEWS, *through)):
                 return None
             node = parents[0]
         return None
@@ -147,7 +153,7 @@ class OutputCollector(PassCollector):
         self._seen = []
         self._units = []
         self._likelihoods = {}
-        self._function = self._producer = self._hidden_softmax = ""
+        self._function = self._producer = self._hidden_softmax = self._softmax = ""
 
     def _numbers(self) -> dict[str, dict[str, Any]]:
         if not self._seen:

@@ -76,12 +76,14 @@ class UpdateCollector(PassCollector):
     - ``against``: steps that went up along the gradient (a maximised objective);
     - ``equal_rows``: share of the weight's rows that equal another row (0 of an embedding, whose rows are no units),
       and ``equal_rows_start``, before the first step; ``nonfinite``: NaN and infinite weights;
-    - ``trainable``; ``owned``: whether an optimizer that made a step owns it; ``learning_rate`` there, None where the
-      optimizer has none; ``gradient_left``: whether it has a
-      gradient at the end of the window.
+    - ``trainable``; ``owned``: whether an optimizer that made a step owns it; ``stepped``: whether one that owns
+      anything of the model made a step; ``learning_rate`` there, None where the optimizer has none; ``gradient_left``:
+      whether it has a gradient at the end of the window.
 
     Source: the ratio as a measure of the learning rate, Karpathy, CS231n notes 2015; Bottou 2012.
     """
+
+    _stepped: bool
 
     def __init__(self, model: nn.Module) -> None:
         self._tap = StepTap(self)
@@ -95,7 +97,9 @@ class UpdateCollector(PassCollector):
         with self.timed(), torch.no_grad():
             owner, owned = self._owner(optimizer)
             if not owned:
+                self._stepped = self._stepped or self._owns_any(optimizer)
                 return
+            self._stepped = True
             owner.steps += 1
             if owner.armed and owner.looked:
                 for name, left in owner.left.items():
@@ -194,6 +198,11 @@ class UpdateCollector(PassCollector):
             self._owned_by[optimizer] = known
         return {name: parameter for name, own in known[1].items() if (parameter := own()) is not None}
 
+    def _owns_any(self, optimizer: Optimizer) -> bool:
+        """Whether an optimizer owns a parameter of the model, be it a bias."""
+        mine = {id(parameter) for parameter in self.model.parameters()}
+        return any(id(parameter) in mine for group in optimizer.param_groups for parameter in group["params"])
+
     def _rates(self, optimizer: Optimizer) -> dict[str, Any]:
         names = {id(layer.parameter()): name for name, layer in self._layers.items()}
         groups = ((id(p), group.get("lr")) for group in optimizer.param_groups for p in group["params"])
@@ -227,6 +236,7 @@ class UpdateCollector(PassCollector):
             weakref.WeakKeyDictionary()
         )
         self._restored: dict[str, dict[str, Any]] = {}
+        self._stepped = False
 
     def _forget(self) -> None:
         """Steps are steps, whatever the mode of the forward."""
@@ -252,6 +262,7 @@ class UpdateCollector(PassCollector):
                 "nonfinite": int((~torch.isfinite(values)).sum()),
                 "trainable": parameter.requires_grad,
                 "owned": state["owned"],
+                "stepped": self._stepped,
                 "learning_rate": state["rate"],
                 "gradient_left": parameter.grad is not None and bool(_is_left(parameter.grad)),
             }
@@ -272,10 +283,11 @@ class UpdateCollector(PassCollector):
                 "rate": rate,
                 "equal": before["equal"] if before["equal"] is not None else equal,
             }
-        return {"layers": layers}
+        return {"layers": layers, "stepped": self._stepped}
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
         self._restored = {name: dict(layer) for name, layer in state["layers"].items()}
+        self._stepped = bool(state["stepped"])
 
     def _unite(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Steps are the same in all processes: what the first one saw counts."""

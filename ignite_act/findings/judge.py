@@ -63,4 +63,8 @@ def _rank(finding: Finding) -> tuple[bool, float, int]:
         place = _ORDER["input_scale"] + 0.5
     if finding.kind == "no_gradient" and finding.evidence["value"] == 0.0:  # something multiplies it by 0
         place = _ORDER["constant_output"] + 0.5
+    if finding.kind == "constant_output" and finding.evidence["value"] == 0.0:  # exactly: no rounding of small numbers
+        place = _ORDER["vanishing_gradient"] - 0.5
+    if finding.kind == "exploding" and finding.evidence["when"] == "during training":
+        place = _ORDER["update_too_large"] + 0.5
     return finding.severity == "info", place, finding.since_epoch

@@ -25,7 +25,7 @@ class Thresholds:
             networks had up to 33 %.
         saturated_units: share of a site's units that are saturated on more than 99 % of the samples;
             TheDeepChecker takes 50 %.
-        saturated_values: share of a site's values.
+        saturated_values: share of a site's values in the first epoch.
         equal_rows: share of a weight's rows that equal another one.
         collapsed: mean absolute weight over its start.
         update_small, update_large: update ratio of the fastest layer, and of the median one, in the first half of the
@@ -53,10 +53,10 @@ class Thresholds:
     dead_info: float = 0.1
     dead_warning: float = 0.5
     saturated_units: float = 0.5
-    saturated_values: float = 0.8
+    saturated_values: float = 0.6
     equal_rows: float = 0.5
     collapsed: float = 0.1
-    update_small: float = 2e-5
+    update_small: float = 1e-4
     update_large: float = 0.1
     input_std: float = 10.0
     input_max: float = 50.0
@@ -66,7 +66,7 @@ class Thresholds:
     constant_output: float = 1e-5
     overfit_rise: float = 1.15
     overfit_gap: float = 0.12
-    underfit_gap: float = 0.3
+    underfit_gap: float = 0.25
     oscillation: float = 0.25
     chance: float = 0.05
     patience: int = 3

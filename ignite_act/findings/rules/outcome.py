@@ -16,6 +16,8 @@ _LOW = 0.3
 """A mean loss below this share of the reference is low: what is left may well be noise."""
 _BARELY = 0.004
 """Share of the constant prediction's loss that a network learns of samples with wrong labels in a few epochs."""
+_VARIES = 0.1
+"""Standard deviation over the samples of a logit, or of an output over that of the targets, of a network that does."""
 _FAR = 0.8
 """With so much progress a swinging loss does no harm worth a word."""
 _MEMORY = 0.4
@@ -120,14 +122,15 @@ def _gap(history: History) -> float | None:
 def over_regularised(history: History) -> Iterator[Finding]:
     """Training scores stay far below validation scores: dropout or the like takes too much away."""
     t, gaps = history.thresholds, _gaps(history)
-    pairs = [min(a, b) for (_, a), (_, b) in itertools.pairwise(gaps)]
-    if history.is_sorted or len(gaps) < t.patience or max(pairs) < t.underfit_gap or gaps[-1][1] < t.underfit_gap / 3:
+    later = [gap for epoch, gap in gaps if epoch > 1]  # in the first epoch training scores lag behind anyway
+    lasting = [min(three) for three in zip(later, later[1:], later[2:], strict=False)]
+    if history.is_sorted or max(lasting, default=0.0) < t.underfit_gap or later[-1] < t.underfit_gap / 2:
         return
     best = max(value for _, value in history.scores("accuracy", "validation"))
     if history.chance is not None and best < history.chance + t.underfit_gap:
         return
     train, validation = history.train_losses, history.validation_losses
-    if not train or not validation or train[-1][1] < 1.15 * validation[-1][1]:
+    if not train or not validation or train[-1][1] < 1.05 * validation[-1][1]:
         return
     yield finding(
         history,
@@ -166,13 +169,15 @@ def labels_mismatch(history: History) -> Iterator[Finding]:
     if accuracies and history.chance is not None and max(accuracies) > history.chance + 4 * t.chance:
         return
     learned = 1 - train[-1][1] / constant if history.is_squared and constant else history.progress
-    hardly = history.ended and len(train) > t.patience and learned < t.learned and _only_training(history)
+    hardly = history.ended and len(train) > t.patience and learned < t.learned
+    if hardly and not _only_training(history) and not _tells_inputs_apart(history):
+        hardly = False
     if not by_heart and not hardly:
         return
     yield finding(
         history,
         "labels_mismatch",
-        "error",
+        "error" if by_heart or _only_training(history) else "warning",
         "share of the constant prediction's loss that was learned away"
         if hardly
         else "lowest validation loss over that of a constant prediction",
@@ -192,6 +197,13 @@ def _only_training(history: History) -> bool:
         return False
     fell = train[-1][1] < train[0][1] and train[-1][1] < (1 - _BARELY) * constant
     return fell and validation[-1][1] - train[-1][1] > _BARELY * constant
+
+
+def _tells_inputs_apart(history: History) -> bool:
+    """Whether the outputs depend on the inputs: the network has found something, but nothing that helps."""
+    row = history.last.output
+    scale = row["target_variance"] ** 0.5 if history.is_squared else 1.0
+    return finite(row.get("variation")) and row["variation"] > _VARIES * scale
 
 
 def plateau(history: History) -> Iterator[Finding]:

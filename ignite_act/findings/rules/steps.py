@@ -42,8 +42,8 @@ def update_too_large(history: History) -> Iterator[Finding]:
 def update_too_small(history: History) -> Iterator[Finding]:
     """Steps that hardly change any weight, while the loss hardly moves."""
     t = history.thresholds
-    if history.progress is None or history.learning:
-        return
+    if history.progress is None or history.learning or (len(history.reports) < 2 and not history.ended):
+        return  # a warm-up begins small
     if all(row["learning_rate"] == 0 for row in history.last.updates.values() if row["steps"]):
         return  # see `never_updated`
     early = [ratio for report in _early(history) for ratio in _ratios(report, "ratio").values() if ratio > 0]

@@ -79,6 +79,8 @@ def _largest_ratio(history: History, epoch: int) -> float | None:
 def saturated_units(history: History) -> Iterator[Finding]:
     """Units of a function with two flat ends that are always near one of them: their gradient is next to nothing."""
     for site in history.last.activations:
+        if site == history.last.output.get("producer"):
+            continue  # an output that is sure of itself
         began = history.from_the_start and _is_saturated(history, history.first, site) and _stays_high(history, site)
         share, threshold, quantity = _saturation(history, history.first if began else history.last, site)
         if share < threshold:

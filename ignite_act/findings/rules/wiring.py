@@ -20,7 +20,7 @@ def never_updated(history: History) -> Iterator[Finding]:
     """A weight has a gradient and stays as it is: no optimizer owns it, or its learning rate is 0."""
     updates = history.last.updates
     trainable = [name for name in history.layers if updates.get(name, {}).get("trainable")]
-    stepped = any(row["owned"] for row in updates.values())
+    stepped = any(row["stepped"] for row in updates.values())
     still = [name for name in trainable if _stays(history.last, name, stepped=stepped)]
     if not still:
         return
@@ -38,7 +38,7 @@ def never_updated(history: History) -> Iterator[Finding]:
         0.0,
         0.0,
         *advice,
-        layer=None if everything else still[0],
+        layer=still[0] if stepped else None,
         since=history.since(lambda report: all(_stays(report, name, stepped=stepped) for name in still)),
         layers=still,
     )
