@@ -1,20 +1,27 @@
-"""Speed, as ratios of interleaved runs in one process: ``python scripts/benchmark.py epoch``."""
+"""Speed, as ratios of interleaved runs in one process, and how often findings are right.
+
+``python scripts/benchmark.py epoch``, ``overhead``, ``findings``.
+"""
 
 from __future__ import annotations
 
 import os
 import statistics
+import sys
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
+from typing import Any
 from unittest.mock import patch
 
 import click
+import joblib
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers.tensorboard_logger import GradsHistHandler, GradsScalarHandler, TensorboardLogger
@@ -23,7 +30,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.models import resnet18
 from torchvision.transforms import Compose, Normalize, ToTensor, v2
 
-from ignite_act import ActivationStats, DeadNeurons, Diagnostics, GradientStats
+from ignite_act import ActivationStats, DeadNeurons, Diagnostics, Finding, GradientStats
 from ignite_act.data import Data, TensorLoader, fashion_mnist
 from ignite_act.engines import create_trainer, loss_function
 from ignite_act.models import MLP
@@ -31,7 +38,8 @@ from ignite_act.models import MLP
 
 @click.group()
 def main() -> None:
-    """Measures what the loop and the diagnostics cost: medians over rounds of ratios, the range in brackets."""
+    """Measures what the loop and the diagnostics cost (medians over rounds of ratios, the range in brackets), and how
+    often findings are right."""
 
 
 @main.command()
@@ -271,6 +279,76 @@ def transformed_images(
             return transform(Image.fromarray(pixels[index].numpy())), int(data.train.y[index])
 
     return Images()
+
+
+PARTS = ("tuned", "held_out", "kept_out", "unseen")
+"""Parts of the zoo in ``tests/zoo``: thresholds were set on the others, the last one was never looked at."""
+
+
+@main.command()
+@click.option("--part", "parts", multiple=True, type=click.Choice(PARTS), help="this part of the zoo  [default: all]")
+@click.option("--seeds", default=3, show_default=True, help="runs of each case")
+@click.option("--jobs", default=2, show_default=True, help="processes, with one thread each")
+@click.option("--misses", is_flag=True, help="name every run that was judged wrongly")
+def findings(parts: tuple[str, ...], seeds: int, jobs: int, misses: bool) -> None:
+    """Judges every run of the zoo: how often the right kind comes first, how often healthy runs raise an alarm."""
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
+    for part in parts or PARTS:
+        names = [case.name for case in import_module(f"zoo.{part}").CASES]
+        begin = time.perf_counter()
+        with joblib.parallel_config("loky", inner_max_num_threads=1):
+            calls = [joblib.delayed(judged)(sys.path[0], part, name, seed) for name in names for seed in range(seeds)]
+            outcomes = joblib.Parallel(n_jobs=jobs)(calls)
+        show_outcomes(part, outcomes, time.perf_counter() - begin, misses=misses)
+
+
+def judged(place: str, part: str, name: str, seed: int) -> Any:
+    """The outcome of one run; made in a process that may not have seen the zoo yet."""
+    torch.set_num_threads(1)
+    if place not in sys.path:
+        sys.path.insert(0, place)
+    (case,) = (case for case in import_module(f"zoo.{part}").CASES if case.name == name)
+    return import_module("zoo.judged").judge_case(case, seed, part)
+
+
+def show_outcomes(part: str, outcomes: Sequence[Any], seconds: float, *, misses: bool) -> None:
+    """A Markdown table with a line for each kind, then the sums."""
+    click.echo(f"\n{part}: {len(outcomes)} runs in {seconds:.0f} s\n")
+    click.echo("| kind | runs | right kind first | right layer | what came first instead |")
+    click.echo("| --- | --- | --- | --- | --- |")
+    for kind in sorted({outcome.kind for outcome in outcomes} - {"healthy"}):
+        own = [outcome for outcome in outcomes if outcome.kind == kind]
+        instead = Counter(_kind(outcome.first) for outcome in own if not outcome.right)
+        words = ", ".join(f"{count} x {name}" for name, count in instead.most_common())
+        click.echo(f"| {kind} | {len(own)} | {_share(o.right for o in own)} | {_share(_layers(own))} | {words} |")
+    faulty = [outcome for outcome in outcomes if outcome.kind != "healthy"]
+    healthy = [outcome for outcome in outcomes if outcome.kind == "healthy"]
+    click.echo(f"| all faulty runs | {len(faulty)} | {_share(o.right for o in faulty)} | {_share(_layers(faulty))} | |")
+    alarms = Counter(finding.kind for outcome in healthy for finding in outcome.alarms)
+    raised = ", ".join(f"{count} x {name}" for name, count in alarms.most_common())
+    click.echo(
+        f"\nhealthy runs with a warning or an error: {sum(not o.right for o in healthy)} of {len(healthy)} {raised}"
+    )
+    costs = sorted(outcome.cost for outcome in outcomes)
+    middle = statistics.median(outcome.seconds for outcome in outcomes)
+    click.echo(f"a run takes {middle:.2f} s, measuring and judging {statistics.median(costs):.0%} of it (medians)")
+    for outcome in outcomes if misses else ():
+        if not outcome.right or outcome.right_layer is False:
+            found = ", ".join(f"{alarm.kind} {alarm.layer or ''}" for alarm in outcome.alarms)
+            click.echo(f"  {outcome.name} seed {outcome.seed}, {outcome.kind}: {_kind(outcome.first)} first ({found})")
+
+
+def _kind(finding: Finding | None) -> str:
+    return finding.kind if finding is not None else "nothing"
+
+
+def _layers(outcomes: Iterable[Any]) -> list[bool]:
+    return [outcome.right_layer for outcome in outcomes if outcome.right_layer is not None]
+
+
+def _share(right: Iterable[bool]) -> str:
+    values = list(right)
+    return f"{sum(values)}/{len(values)}" if values else "-"
 
 
 def measure(contenders: dict[str, Callable[[], None]], rounds: int) -> dict[str, list[float]]:

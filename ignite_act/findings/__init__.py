@@ -5,7 +5,7 @@ A rule is a function in `rules` that reads a `History` of plain numbers; its kin
 """
 
 from ignite_act.findings.journal import Journal
-from ignite_act.findings.judge import judge
+from ignite_act.findings.judging import judge
 from ignite_act.findings.kinds import KINDS
 from ignite_act.findings.thresholds import Thresholds
 from ignite_act.report import Finding

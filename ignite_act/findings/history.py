@@ -189,7 +189,8 @@ class History:
         if plain:
             reference, values = self.reference, [*validation, *(value for _, value in self.train_losses[-1:])]
             course = [value for value in self.last.loss.get("course", ()) if finite(value)]
-            values += [statistics.fmean(course[-(len(course) // 4) :])] if len(course) > 3 else []
+            if len(course) > 3 and not self.is_sorted:
+                values.append(statistics.fmean(course[-(len(course) // 4) :]))
         else:
             reference, inner = self.inner_constant, self.last.output.get("mean_loss")
             values = [value for value in validation if reference and value < 3 * reference]

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ignite_act.findings.judge import judge
+from ignite_act.findings.judging import judge
 from ignite_act.findings.thresholds import Thresholds
 from ignite_act.report import EpochReport, Finding
 

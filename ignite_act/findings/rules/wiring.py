@@ -369,9 +369,10 @@ def no_nonlinearity(history: History) -> Iterator[Finding]:
     """Two layers or more and no activation function between them: together they are one linear layer."""
     report = history.last
     layers = [name for name in report.signal if name not in (INPUT, OUTPUT)]
-    unseen = report.coverage.get("activations", {}).get("unseen", {})
-    known = all(reason.startswith(_NOT_CALLED) for reason in unseen.values())
-    if len(layers) > 1 and not report.activations and known and report.coverage:
+    coverage = report.coverage.get("activations")
+    if coverage is None or coverage["seen"] or not all(map(_was_not_called, coverage["unseen"].values())):
+        return
+    if len(layers) > 1:
         yield finding(
             history,
             "no_nonlinearity",
@@ -383,6 +384,10 @@ def no_nonlinearity(history: History) -> Iterator[Finding]:
             since=history.first.epoch,
             damage="the network can learn linear functions only (what is computed by hand is not seen)",
         )
+
+
+def _was_not_called(reason: str) -> bool:
+    return reason.startswith(_NOT_CALLED)
 
 
 def _severity(history: History) -> Severity:

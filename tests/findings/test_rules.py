@@ -1,0 +1,324 @@
+"""Each rule on numbers just beyond and just within its threshold."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+from made_up_reports import CONSTANT, LAYERS, SITES, Change, Numbers, made_up_run, stalled
+
+from ignite_act.findings import KINDS, Finding, Thresholds, judge
+from ignite_act.findings.history import History
+from ignite_act.findings.rules import RULES
+from ignite_act.report import EpochReport
+
+T = Thresholds()
+
+
+def change(*path: str, **values: object) -> Change:
+    """Replaces numbers of a row; a star in the path stands for all rows."""
+
+    def apply(numbers: Numbers) -> None:
+        rows = [numbers]
+        for name in path:
+            rows = [row[key] for row in rows for key in (row if name == "*" else [name])]
+        for row in rows:
+            row.update(values)
+
+    return apply
+
+
+def since(epoch: int, *changes: Change) -> Change:
+    """The changes from an epoch on."""
+
+    def apply(numbers: Numbers) -> None:
+        for own in changes if numbers["epoch"] >= epoch else ():
+            own(numbers)
+
+    return apply
+
+
+def losses(train: list[float], validation: list[float] | None = None) -> Change:
+    """A course of the losses, epoch by epoch, without any swing."""
+
+    def apply(numbers: Numbers) -> None:
+        value = train[numbers["epoch"] - 1]
+        numbers["loss"] |= {"mean": value, "last": value, "max": max(value, CONSTANT), "course": [value] * 8}
+        numbers["output"]["mean_loss"] = value
+        numbers["scores"]["loss"] = {"validation": (validation or train)[numbers["epoch"] - 1]}
+
+    return apply
+
+
+def accuracies(train: list[float], validation: list[float]) -> Change:
+    """A course of the accuracies."""
+
+    def apply(numbers: Numbers) -> None:
+        at = numbers["epoch"] - 1
+        numbers["scores"]["accuracy"] = {"train": train[at], "validation": validation[at]}
+
+    return apply
+
+
+def swing(numbers: Numbers) -> None:
+    """The loss goes up and down slowly within each epoch."""
+    course = [CONSTANT * (0.8 + 0.5 * math.sin(i / 1.5)) for i in range(16)]
+    numbers["loss"] |= {"mean": sum(course) / 16, "course": course, "max": max(course)}
+    numbers["scores"] = {"loss": {"validation": CONSTANT}, "accuracy": {"validation": 0.3, "train": 0.3}}
+    numbers["output"] |= {"mean_loss": CONSTANT, "accuracy": 0.3}
+
+
+def swing_less(numbers: Numbers) -> None:
+    swing(numbers)
+    course = [CONSTANT * (0.8 + 0.2 * math.sin(i / 1.5)) for i in range(16)]
+    numbers["loss"] |= {"mean": sum(course) / 16, "course": course, "max": max(course)}
+
+
+def gradients(*means: float) -> Change:
+    def apply(numbers: Numbers) -> None:
+        for name, mean in zip(LAYERS, means, strict=True):
+            numbers["gradients"][name] |= {"mean_abs": mean, "max_abs": 20 * mean}
+
+    return apply
+
+
+def named(findings: tuple[Finding, ...], kind: str) -> Finding | None:
+    return next((finding for finding in findings if finding.kind == kind), None)
+
+
+FITTED = [1.0, 0.5, 0.2, 0.1, 0.05]
+BY_HEART = [2.30, 2.2, 2.1, 2.0, 1.9]
+CASES: dict[str, tuple[list[Change], list[Change], str | None]] = {
+    # kind: changes beyond the threshold, changes within it, layer to blame
+    "never_updated": ([change("updates", "fc1", owned=False, learning_rate=None, steps=0, ratio=None)],
+                      [change("updates", "fc1", trainable=False, owned=False, present=0, gradient_left=False)], "fc1"),
+    "no_gradient": ([change("updates", "fc1", present=0, missing=6), change("updates", "fc2", present=0, missing=6)],
+                    [change("updates", "fc1", present=1, missing=5)], "fc2"),
+    "uncleared_gradient": ([change("updates", "*", cleared=0, uncleared=6)],
+                           [change("updates", "*", cleared=1, uncleared=5)], None),
+    "loss_rising": ([change("output", maximised=True)], [change("output", maximised=None)], None),
+    "output_probabilities": ([change("output", probabilities=1.0, function="softmax", producer="end")],
+                             [change("output", probabilities=1.0, loss_applies="nothing", function="softmax")], "end"),
+    "output_activation": ([change("output", function="relu", producer="end", min=0.0)],
+                          [change("output", function="log_softmax", producer="end", max=0.0)], "end"),
+    "hidden_softmax": ([change("output", hidden_softmax="act")], [], "act"),
+    "no_nonlinearity": ([change("coverage", "activations", seen=[])],
+                        [change("coverage", "activations", seen=[], unseen={"rnn": "a fused kernel"})], None),
+    "symmetry": ([change("updates", "fc2", equal_rows=1.0, equal_rows_start=1.0)],
+                 [change("updates", "fc2", equal_rows=1.0, equal_rows_start=0.0)], "fc2"),
+    "input_scale": ([change("signal", "input", std=12.0, first_max_abs=40.0),
+                     change("signal", "fc1", first_max_abs=30.0)],
+                    [change("signal", "input", std=12.0, first_max_abs=40.0, continuous=False)], None),
+    "nonfinite": ([since(3, change("signal", "fc2", nonfinite=1, first_nonfinite_iteration=97))], [], "fc2"),
+    "weight_collapse": ([stalled, since(3, change("updates", "fc2", weight=0.9 * T.collapsed * 0.05))],
+                        [stalled, since(3, change("updates", "fc2", weight=1.1 * T.collapsed * 0.05))], "fc2"),
+    "exploding": ([stalled, gradients(1.1 * T.exploding_ratio * 1e-3, 1e-3, 1e-3)],
+                  [stalled, gradients(0.9 * T.exploding_ratio * 1e-3, 1e-3, 1e-3)], "fc1"),
+    "initial_loss": ([change("output", first_loss=1.1 * T.initial_loss * CONSTANT)],
+                     [change("output", first_loss=0.9 * T.initial_loss * CONSTANT)], "fc3"),
+    "update_too_large": ([stalled, change("updates", "*", ratio=1.1 * T.update_large)],
+                         [stalled, change("updates", "*", ratio=0.9 * T.update_large)], None),
+    "saturated_units": ([stalled, change("activations", "relu", both_ends=True, saturated_units=17)],
+                        [stalled, change("activations", "relu", both_ends=True, saturated_units=15)], "relu"),
+    "vanishing_gradient": ([stalled, gradients(0.9e-6, 1e-5, 1e-3)], [stalled, gradients(1.1e-6, 1e-5, 1e-3)], "fc1"),
+    "dead_units": ([change("dead_neurons", "relu", dead=17, fraction=17 / 32)],
+                   [change("dead_neurons", "relu", dead=3, fraction=3 / 32)], "relu"),
+    "constant_output": ([change("output", variation=0.9 * T.constant_output * 4.0)],
+                        [change("output", variation=1.1 * T.constant_output * 4.0)], "fc3"),
+    "update_too_small": ([stalled, change("updates", "*", ratio=0.9 * T.update_small)],
+                         [stalled, change("updates", "*", ratio=1.1 * T.update_small)], None),
+    "oscillation": ([swing], [swing_less], None),
+    "over_regularised": ([losses([1.6] * 5, [1.2] * 5), accuracies([0.3] * 5, [0.56] * 5)],
+                         [losses([1.6] * 5, [1.2] * 5), accuracies([0.3] * 5, [0.54] * 5)], None),
+    "overfitting": ([losses(FITTED, [1.0, 0.8, 0.9, 0.95, 1.0]), accuracies([0.99] * 5, [0.8] * 5)],
+                    [losses(FITTED, [1.0, 0.8, 0.81, 0.82, 0.83]), accuracies([0.99] * 5, [0.9] * 5)], None),
+    "labels_mismatch": ([losses(BY_HEART, [2.31, 2.32, 2.34, 2.36, 2.4]), accuracies([0.3] * 5, [0.1] * 5)],
+                        [losses(BY_HEART, [2.3, 2.2, 2.1, 2.0, 2.0]), accuracies([0.3] * 5, [0.3] * 5)], None),
+    "plateau": ([stalled], [losses([2.3, 2.2, 2.1, 2.0, 1.9])], None),
+}  # fmt: skip
+
+
+def test_every_kind_has_a_rule_and_a_case_here() -> None:
+    """The kinds, the rules and these cases are the same list."""
+    assert set(KINDS) == set(RULES) == set(CASES)
+
+
+def test_a_healthy_run_has_no_findings() -> None:
+    """Whatever the number of epochs, and when it is over."""
+    for epochs in range(1, 9):
+        for ended in (False, True):
+            assert judge(made_up_run(epochs=epochs), ended=ended) == ()
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_beyond_the_threshold(kind: str) -> None:
+    """There is a finding that says what was measured, where, since when, what harm it does and what to try."""
+    changes, _, layer = CASES[kind]
+    finding = named(judge(made_up_run(*changes), ended=True), kind)
+    assert finding is not None
+    assert finding.layer == layer
+    assert {"quantity", "value", "threshold"} <= set(finding.evidence)
+    assert 1 <= finding.since_epoch <= 5
+    assert finding.harm
+    assert finding.advice
+    assert all(finding.advice)
+    assert finding.source
+    assert Finding.from_dict(finding.to_dict()) == finding
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_within_the_threshold(kind: str) -> None:
+    """There is none, or one that says that there is no harm."""
+    _, changes, _ = CASES[kind]
+    finding = named(judge(made_up_run(*changes), ended=True), kind)
+    assert finding is None or finding.severity == "info"
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_a_rule_without_its_evidence_says_nothing(kind: str) -> None:
+    """Where a quantity was not measured at all, no rule fails and none makes something up."""
+    for quantity in ("updates", "signal", "output", "loss", "gradients", "activations", "dead_neurons", "scores"):
+        changes, _, _ = CASES[kind]
+        reports = [dataclasses.replace(report, **{quantity: {}}) for report in made_up_run(*changes)]
+        for name in RULES:
+            found = list(RULES[name](history(reports)))
+            assert name == kind or not [item for item in found if item.severity != "info"] or name in consequences(kind)
+
+
+def consequences(kind: str) -> set[str]:
+    """What follows from the numbers of a case besides its own kind."""
+    changes, _, _ = CASES[kind]
+    return {finding.kind for finding in judge(made_up_run(*changes), ended=True)} | {"labels_mismatch", "plateau"}
+
+
+def history(reports: list[EpochReport]) -> History:
+    return History(reports, T, ended=True)
+
+
+@pytest.mark.parametrize(
+    ("share", "severity"), [(1, None), (4, "info"), (16, "info"), (17, "warning"), (31, "warning"), (32, "error")]
+)
+def test_dead_units_by_their_share(share: int, severity: str | None) -> None:
+    """Above 10 % of a layer an information, above 50 % a warning, all of it an error."""
+    reports = made_up_run(change("dead_neurons", "relu", dead=share, fraction=share / 32))
+    finding = named(judge(reports), "dead_units")
+    assert (finding.severity if finding else None) == severity
+
+
+def test_dead_units_do_not_come_and_go_at_the_threshold() -> None:
+    """What was found stands until the share has clearly fallen."""
+    shares = iter([4, 3, 4, 3, 2])
+    reports = made_up_run(lambda n: n["dead_neurons"]["relu"].update(fraction=(dead := next(shares)) / 32, dead=dead))
+    found = [named(judge(reports[:epochs]), "dead_units") is not None for epochs in range(1, 6)]
+    assert found == [True, True, True, True, False]
+
+
+def test_when_units_died_and_by_what() -> None:
+    """A finding of dead units tells dying from being born dead, and the update ratio of the time."""
+    dying = made_up_run(
+        since(3, change("dead_neurons", "relu", dead=32, fraction=1.0)), change("updates", "fc2", ratio=0.4)
+    )
+    finding = named(judge(dying), "dead_units")
+    assert (finding.since_epoch, finding.evidence["when"], finding.evidence["update_ratio"]) == (
+        3,
+        "during training",
+        0.4,
+    )
+    born = named(judge(made_up_run(change("dead_neurons", "relu", dead=32, fraction=1.0))), "dead_units")
+    assert (born.since_epoch, born.evidence["when"]) == (1, "from the beginning")
+    assert born.advice != finding.advice
+
+
+NONFINITE = {"nonfinite": 1, "first_nonfinite_iteration": 50}
+
+
+@pytest.mark.parametrize(
+    ("changes", "place", "layer", "direction", "iteration"),
+    [
+        ([change("signal", "input", **NONFINITE), change("signal", "*", **NONFINITE)], "input", "fc1", "forward", 50),
+        ([change("signal", "fc2", **NONFINITE), change("signal", "fc3", **NONFINITE)],
+         "activation", "fc2", "forward", 50),
+        ([change("signal", "fc2", **NONFINITE), change("updates", "fc2", nonfinite=3, weight_start=math.nan)],
+         "weight", "fc2", "forward", 50),
+        ([change("gradients", "fc1", **NONFINITE), change("gradients", "fc2", **NONFINITE),
+          change("signal", "*", nonfinite=1, first_nonfinite_iteration=51)], "gradient", "fc2", "backward", 50),
+        ([change("loss", **NONFINITE)], "loss", None, "forward", 50),
+    ],
+)  # fmt: skip
+def test_where_the_first_nan_is(changes, place, layer, direction, iteration) -> None:
+    """Input, weight, activation, loss or gradient, whichever comes first; the layer, the direction, the iteration."""
+    finding = named(judge(made_up_run(since(2, *changes))), "nonfinite")
+    assert finding.evidence["place"] == place
+    assert finding.layer == layer
+    assert (finding.evidence["direction"], finding.evidence["iteration"]) == (direction, iteration)
+    assert (finding.since_epoch, finding.severity) == (2, "error")
+
+
+def test_nonfinite_numbers_that_are_over_are_no_error() -> None:
+    """A single bad batch that a scaler skipped is a warning once later epochs are fine."""
+    reports = made_up_run(lambda n: n["epoch"] == 2 and n["gradients"]["fc1"].update(NONFINITE))
+    finding = named(judge(reports), "nonfinite")
+    assert (finding.severity, finding.since_epoch) == ("warning", 2)
+
+
+def test_without_a_loss_harm_is_not_made_up() -> None:
+    """Vanishing gradients are not called so, and dead units say that their harm is not known."""
+
+    def no_loss(numbers: Numbers) -> None:
+        numbers |= {"loss": {}, "scores": {}}
+        numbers["output"] |= dict.fromkeys(("constant_loss", "first_loss", "mean_loss", "accuracy", "majority"))
+
+    vanishing = made_up_run(no_loss, gradients(1e-9, 1e-5, 1e-3))
+    assert judge(vanishing, ended=True) == ()
+    dead = named(judge(made_up_run(no_loss, change("dead_neurons", "relu", dead=20, fraction=20 / 32))), "dead_units")
+    assert "not known" in dead.harm
+
+
+def test_frozen_layers_are_an_information() -> None:
+    """What requires no gradient is named, without an alarm."""
+    reports = made_up_run(change("updates", "fc1", trainable=False, owned=False, present=0, gradient_left=False))
+    (finding,) = judge(reports)
+    assert (finding.kind, finding.severity, finding.layer) == ("no_gradient", "info", "fc1")
+
+
+def test_thresholds_are_the_callers_to_set() -> None:
+    """A rule compares with the thresholds that it is given."""
+    reports = made_up_run(change("dead_neurons", "relu", dead=3, fraction=3 / 32))
+    assert judge(reports) == ()
+    assert named(judge(reports, thresholds=Thresholds(dead_info=0.05)), "dead_units") is not None
+
+
+def test_causes_come_before_consequences() -> None:
+    """A dead layer is put before the constant output and the missing gradients that follow from it."""
+    reports = made_up_run(
+        stalled,
+        change("dead_neurons", "relu#2", dead=32, fraction=1.0),
+        change("output", variation=0.0),
+        change("updates", "fc1", present=0, zero=6),
+        change("updates", "fc2", present=0, zero=6),
+    )
+    kinds = [finding.kind for finding in judge(reports, ended=True)]
+    assert kinds == ["dead_units", "constant_output", "no_gradient", "plateau"]
+
+
+def test_what_does_no_harm_comes_last() -> None:
+    """Informations follow warnings and errors, whatever their kind."""
+    frozen = change("updates", "fc1", trainable=False, owned=False, present=0, gradient_left=False)
+    reports = made_up_run(frozen, change("dead_neurons", SITES[0], dead=20, fraction=20 / 32))
+    assert [finding.severity for finding in judge(reports)] == ["warning", "info"]
+
+
+def test_a_rule_that_fails_is_said_once_and_costs_nothing_else(monkeypatch, caplog) -> None:
+    """Training never dies of its diagnostics."""
+
+    def broken(history):
+        raise RuntimeError("broken")
+
+    monkeypatch.setitem(RULES, "plateau", broken)
+    monkeypatch.setattr("ignite_act.findings.judging._failed", set())
+    reports = made_up_run(change("dead_neurons", "relu", dead=20, fraction=20 / 32))
+    for _ in range(2):
+        assert [finding.kind for finding in judge(reports, ended=True)] == ["dead_units"]
+    assert len(caplog.records) == 1
+    assert "plateau" in caplog.text
