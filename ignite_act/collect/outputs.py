@@ -35,7 +35,7 @@ _REACH = {
 class OutputCollector(PassCollector):
     """Range and variation of the model's output, whether it is made of probabilities, and what the loss does with it.
 
-    Looked at in a few forwards of the window (the 1st, 2nd, 4th, ...). The loss is recognised by the gradient that it
+    Looked at in a few forwards of the window (see `is_sample`). The loss is recognised by the gradient that it
     sends back into the output (`stats.likelihood`), so no code of the user's has to tell of it. The one row is called
     ``output`` and holds:
 
@@ -67,11 +67,12 @@ class OutputCollector(PassCollector):
         super().__init__(model)
         self._begin()
 
-    def begin_pass(self) -> None:
+    def begin_pass(self) -> bool:
         """Counts the forwards; a few of them are looked at."""
         self._made, self._softmax = {}, ""
         self._forwards += 1
         self._looking = is_sample(self._forwards)
+        return self._looking
 
     def after_layer(self, name: str, given: Tensor | None, result: Tensor) -> None:
         """Sees whether the layer was fed with a softmax."""

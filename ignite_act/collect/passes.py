@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 import weakref
 from abc import abstractmethod
 from typing import Any, ClassVar, NamedTuple
@@ -46,6 +47,7 @@ class PassTap:
         self._places: dict[int, Place] = {}
         self._observers: list[weakref.ref[PassCollector]] = []
         self._live: tuple[PassCollector, ...] = ()
+        self._closely: tuple[PassCollector, ...] = ()  # those of them that want every layer of this forward
         self._in_pass = False
         self._remove_hooks: weakref.finalize[..., PassTap] | None = None
 
@@ -71,12 +73,13 @@ class PassTap:
         if not self._observers and self._remove_hooks is not None:
             self._remove_hooks()
             self._remove_hooks = None
-            self._live, self._in_pass = (), False
+            self._end_pass()
 
     def survey(self) -> None:
         """Looks at the model's modules anew."""
         model = self._model()
-        self._live, self._in_pass, self._places = (), False, {}
+        self._end_pass()
+        self._places = {}
         for module, names in module_names(model).items() if model is not None else ():
             has_weight = any(parameter.ndim > 1 for parameter in module.parameters(recurse=False) if _known(parameter))
             single = next(module.children(), None) is None
@@ -88,26 +91,29 @@ class PassTap:
     def enter(self, module: nn.Module) -> None:
         """A forward begins; only the model's own matters."""
         if module is self._model() and not is_recomputing():
-            self._live = self._wanting()
-            self._in_pass = True
-            for observer in self._live:
-                observer.begin_pass()
+            self._live, self._in_pass = self._wanting(), True
+            self._closely = tuple(observer for observer in self._live if observer.begin_pass())
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """A module has been called."""
         place = self._places.get(id(module))
         if place is None or place.module() is not module or is_recomputing():
             return
-        observers = self._live if self._in_pass else self._wanting()  # parts of a model may be called by themselves
-        if module is self._model():
-            self._live, self._in_pass = (), False
-        result = first_tensor(output)
-        if result is None or not observers:
-            return
-        given = first_tensor(args)
-        with torch._C.DisableTorchFunction():  # the measuring is none of the model's calls
-            for observer in observers:
-                observer.after(place, given, result, is_model=module is self._model())
+        is_model = module is self._model()
+        observers = self._live if is_model else self._closely
+        if not self._in_pass:
+            observers = self._wanting()  # parts of a model may be called by themselves
+        if is_model:
+            self._end_pass()
+        result = first_tensor(output) if observers else None
+        if result is not None:
+            given = first_tensor(args)
+            with torch._C.DisableTorchFunction():  # the measuring is none of the model's calls
+                for observer in observers:
+                    observer.after(place, given, result, is_model=is_model)
+
+    def _end_pass(self) -> None:
+        self._live, self._closely, self._in_pass = (), (), False
 
     def _wanting(self) -> tuple[PassCollector, ...]:
         if is_recording():
@@ -138,16 +144,17 @@ class PassCollector(Collector):
 
     def after(self, place: Place, given: Tensor | None, result: Tensor, *, is_model: bool) -> None:
         """Takes in one call; training never dies of it."""
-        with self.timed():
-            try:
-                if place.has_weight:
-                    self.after_layer(place.name, given, result)
-                elif not is_model:
-                    self.after_part(place.name, given, result)
-                if is_model:
-                    self.after_model(given, result)
-            except Exception as error:
-                self.give_up(f"measuring {place.name} failed: {type(error).__name__}: {error}")
+        begin = time.perf_counter()
+        try:
+            if place.has_weight:
+                self.after_layer(place.name, given, result)
+            elif not is_model:
+                self.after_part(place.name, given, result)
+            if is_model:
+                self.after_model(given, result)
+        except Exception as error:
+            self.give_up(f"measuring {place.name} failed: {type(error).__name__}: {error}")
+        self.seconds += time.perf_counter() - begin
 
     def give_up(self, trouble: str) -> None:
         """Notes that something could not be measured; the log says it once."""
@@ -155,8 +162,9 @@ class PassCollector(Collector):
             logger.warning("%s: %s", type(self).__name__, trouble)
         self._trouble = trouble
 
-    def begin_pass(self) -> None:
-        """A forward of the model begins."""
+    def begin_pass(self) -> bool:
+        """A forward of the model begins; whether every call within it is wanted, or the model's alone."""
+        return False
 
     def after_layer(self, name: str, given: Tensor | None, result: Tensor) -> None:
         """A module that owns a weight has been called."""
@@ -189,8 +197,12 @@ class PassCollector(Collector):
 
 
 def is_sample(count: int) -> bool:
-    """Whether the count-th of something is looked at closely: 1, 2, 4, 8, ..., few of a window however long it is."""
-    return count & (count - 1) == 0
+    """Whether the count-th of something is looked at closely: 1, 2, 4, 16, 64, ..., few of a window however long it is.
+
+    >>> [count for count in range(1, 300) if is_sample(count)]
+    [1, 2, 4, 16, 64, 256]
+    """
+    return count == 2 or (count & (count - 1) == 0 and count.bit_length() % 2 == 1)
 
 
 def _known(parameter: nn.Parameter) -> bool:

@@ -10,79 +10,86 @@ import torch
 from torch import Tensor, nn
 
 from ignite_act.collect.passes import PassCollector, is_sample
-from ignite_act.stats import ABSENT, Distribution, Magnitude
+from ignite_act.stats import ABSENT, Distribution, Magnitude, largest
 
 INPUT, OUTPUT = "input", "output"
 
 
 class SignalCollector(PassCollector):
-    """Largest absolute value of the input, of every layer's output and of the model's, over all forwards.
+    """Absolute values of the input, of every layer's output and of the model's, at every call.
 
-    A layer is a module that owns a weight of two or more dimensions. A row holds ``first_max_abs`` (of the window's
-    first forward), ``mean_max_abs`` (mean over the forwards), ``max_abs`` (over all of them), ``calls``, ``nonfinite``
-    (forwards with a NaN or an infinity, left out of the others) and ``first_nonfinite_iteration``. The row of the
-    input holds ``mean`` and ``std`` besides (population, over a few forwards), and whether it is ``continuous``: whole
-    numbers of a type that has no others are tokens.
+    A layer is a module that owns a weight of two or more dimensions. A row holds ``mean_abs`` (mean over the calls of
+    mean(\\|x\\|)), ``max_abs`` (over all of them), ``first_max_abs`` (of the window's first forward), ``calls``,
+    ``nonfinite`` (calls with a NaN or an infinity, left out of the others) and ``first_nonfinite_iteration``. The row
+    of the input holds ``mean`` and ``std`` besides (population, over a few forwards), and whether it is
+    ``continuous``: whole numbers of a type that has no others are tokens.
     """
 
     _names: dict[str, int]
-    _pending: dict[str, Tensor]  # what came out in the forward under way
-    _first: dict[str, Tensor]
-    _peaks: Magnitude | None
+    _waiting: dict[int, Tensor]  # values of the forward under way that cannot be read in one pass
+    _first: Tensor | None  # largest values of the first forward
+    _sizes: Magnitude | None
     _forwards: int
     _input: Distribution
 
     def __init__(self, model: nn.Module) -> None:
-        self._names: dict[str, int] = {}
         super().__init__(model)
         self._begin()
 
-    def begin_pass(self) -> None:
-        """Takes in what an earlier forward left, which may have been broken off."""
-        self._flush()
+    def begin_pass(self) -> bool:
+        """Every layer is wanted."""
+        self._iteration = self.clock() or self._forwards + 1
+        return True
 
     def after_layer(self, name: str, given: Tensor | None, result: Tensor) -> None:
-        """Notes the largest absolute value that came out."""
-        self._note(name, result)
+        """Reads what came out."""
+        self._read(name, result)
 
     def after_model(self, given: Tensor | None, result: Tensor) -> None:
-        """Notes input and output, and takes in the forward."""
+        """Reads input and output, and ends the forward."""
         self._forwards += 1
         if given is not None and given.is_floating_point():
-            self._note(INPUT, given)
+            self._read(INPUT, given)
             if is_sample(self._forwards):
                 self._input.update(given)
         elif given is not None:
             self._tokens = True
-        self._note(OUTPUT, result)
-        self._flush()
+        self._read(OUTPUT, result)
+        self._take_in()
+        if self._first is None and self._sizes is not None:
+            self._first = self._sizes.peaks()
 
-    def _note(self, name: str, values: Tensor) -> None:
+    def _read(self, name: str, values: Tensor) -> None:
         if not values.is_floating_point() or values.numel() == 0:
             return
-        low, high = torch.aminmax(values.detach())  # NaN if there is one
-        known = self._pending.get(name)
-        peak = torch.maximum(-low, high)
-        self._pending[name] = peak if known is None else torch.maximum(known, peak)
-
-    def _flush(self) -> None:
-        if not self._pending:
+        values = values.detach()
+        row = self._names.setdefault(name, len(self._names))
+        if self._sizes is None:
+            self._sizes = Magnitude(self._room(), values.device)
+        if row < len(self._sizes.total) and self._sizes.read({row: values}, self._iteration):
             return
-        for name in self._pending:
-            self._names.setdefault(name, len(self._names))
-        device = next(iter(self._pending.values())).device
-        absent = torch.full((), ABSENT, device=device)
-        rows = [self._pending.get(name, absent) for name in self._names]
-        peaks = torch.stack([row.to(device, torch.float32) for row in rows])
-        iteration = self.clock() or max(self._forwards, 1)
-        if self._peaks is None:
-            self._peaks = Magnitude(len(rows), device)
-        known = len(self._peaks.total)
-        if known < len(rows):  # a layer that no earlier forward has called
-            self._peaks = self._peaks.rearranged([*range(known), *[None] * (len(rows) - known)])
-        self._peaks.update(peaks, peaks, iteration)
-        self._first = self._first or dict(zip(self._names, peaks, strict=True))
-        self._pending = {}
+        if row in self._waiting:
+            self._take_in()
+        self._waiting[row] = torch.stack([values.abs().mean(dtype=torch.float32), largest(values).to(torch.float32)])
+
+    def _take_in(self) -> None:
+        """Adds the calls that are waiting."""
+        if not self._waiting or self._sizes is None:
+            return
+        if len(self._names) > len(self._sizes.total):  # layers that were not there when the window began
+            known = len(self._sizes.total)
+            self._sizes = self._sizes.rearranged([*range(known), *[None] * (2 * len(self._names) - known)])
+        device = self._sizes.total.device
+        means, maxima = torch.full((2, len(self._sizes.total)), ABSENT, device=device)
+        rows = torch.tensor(list(self._waiting), device=device)
+        values = torch.stack([own.to(device) for own in self._waiting.values()])
+        means[rows], maxima[rows] = values[:, 0], values[:, 1]
+        self._sizes.update(means, maxima, self._iteration)
+        self._waiting = {}
+
+    def _room(self) -> int:
+        """Rows for all layers, the input and the output."""
+        return sum(1 for _ in self.model.modules()) + 2
 
     def _begin(self) -> None:
         super()._begin()
@@ -90,27 +97,29 @@ class SignalCollector(PassCollector):
 
     def _forget(self) -> None:
         self._names = {}
-        self._pending = {}
-        self._first = {}
-        self._peaks = None
+        self._waiting = {}
+        self._first = None
+        self._sizes = None
         self._forwards = 0
+        self._iteration = 1
         self._input = Distribution()
         self._tokens = False
 
     def _numbers(self) -> dict[str, dict[str, Any]]:
-        self._flush()
-        numbers = self._peaks.compute() if self._peaks is not None else []
-        first = {name: float(value) for name, value in self._first.items()}
+        self._take_in()
+        numbers = self._sizes.compute() if self._sizes is not None else []
+        first = self._first.tolist() if self._first is not None else []
+        first += [math.nan] * (len(numbers) - len(first))
         rows = {
             name: {
-                "first_max_abs": first.get(name, math.nan),
-                "mean_max_abs": row["mean_abs"],
-                "max_abs": row["max_abs"],
-                "calls": row["steps"],
-                "nonfinite": row["nonfinite"],
-                "first_nonfinite_iteration": row["first_nonfinite_iteration"],
+                "first_max_abs": first[row],
+                "mean_abs": numbers[row]["mean_abs"],
+                "max_abs": numbers[row]["max_abs"],
+                "calls": numbers[row]["steps"],
+                "nonfinite": numbers[row]["nonfinite"],
+                "first_nonfinite_iteration": numbers[row]["first_nonfinite_iteration"],
             }
-            for name, row in zip(self._names, numbers, strict=True)
+            for name, row in self._names.items()
         }
         if INPUT in rows:
             given = self._input.compute()
@@ -119,11 +128,11 @@ class SignalCollector(PassCollector):
         return {name: rows[name] for name in order if name in rows}
 
     def _state(self) -> dict[str, Any]:
-        self._flush()
+        self._take_in()
         return {
             "names": list(self._names),
-            "peaks": self._peaks.state_dict() if self._peaks is not None else {},
-            "first": {name: float(value) for name, value in self._first.items()},
+            "sizes": self._sizes.state_dict() if self._sizes is not None else {},
+            "first": self._first.cpu().clone() if self._first is not None else None,
             "forwards": self._forwards,
             "input": self._input.state_dict(),
             "tokens": self._tokens,
@@ -135,32 +144,31 @@ class SignalCollector(PassCollector):
 
     def _unite(self, states: Sequence[Mapping[str, Any]]) -> None:
         names = list(dict.fromkeys(name for state in states for name in state["names"]))
-        peaks = [item for state in states if (item := _restored(state, names)) is not None]
+        sizes = [item for state in states if (item := _restored(state, names)) is not None]
         united = Magnitude(len(names))
-        united.unite(peaks)
+        united.unite(sizes)
         inputs = Distribution()
         for state in states:
             inputs.merge(Distribution.from_state_dict(state["input"]))
-        first = {name: value for state in reversed(states) for name, value in state["first"].items()}
-        merged = {**states[0], "names": names, "first": first, "tokens": any(state["tokens"] for state in states)}
-        self._take_over({**merged, "input": inputs.state_dict()}, united if peaks else None)
+        merged = {**states[0], "names": names, "tokens": any(state["tokens"] for state in states)}
+        self._take_over({**merged, "input": inputs.state_dict()}, united if sizes else None)
 
-    def _take_over(self, state: Mapping[str, Any], peaks: Magnitude | None) -> None:
+    def _take_over(self, state: Mapping[str, Any], sizes: Magnitude | None) -> None:
         self._names = {name: index for index, name in enumerate(state["names"])}
-        self._peaks = peaks
-        self._first = {name: torch.tensor(value) for name, value in state["first"].items()}
+        self._sizes = sizes
+        self._first = state["first"]
         self._forwards = int(state["forwards"])
         self._input = Distribution.from_state_dict(state["input"])
         self._tokens = bool(state["tokens"])
         self._precedence = int(state["precedence"])
-        self._pending = {}
+        self._waiting = {}
 
 
 def _restored(state: Mapping[str, Any], names: Sequence[str]) -> Magnitude | None:
-    """The peaks of a state, in the order of some names."""
-    if not state["peaks"]:
+    """The numbers of a state, in the order of some names."""
+    if not state["sizes"]:
         return None
-    peaks = Magnitude(len(state["names"]))
-    peaks.load_state_dict(state["peaks"])
+    sizes = Magnitude(len(state["sizes"]["total"]))
+    sizes.load_state_dict(state["sizes"])
     rows = {name: row for row, name in enumerate(state["names"])}
-    return peaks.rearranged([rows.get(name) for name in names])
+    return sizes.rearranged([rows.get(name) for name in names])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import weakref
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,10 @@ from torch.optim import Optimizer
 from ignite_act.collect.names import clean
 from ignite_act.collect.optimizers import StepTap
 from ignite_act.collect.passes import PassCollector, is_sample
+from ignite_act.stats import change, largest
 
 _CLOSE = 1e-5
-"""Rows are equal if they differ by less than this share of their length."""
+"""Rows are equal if their sums differ by less than this share of the largest."""
 _MOST_ROWS = 1024
 _TABLES = (nn.Embedding, nn.EmbeddingBag)
 _CHECKED = 3
@@ -65,7 +67,7 @@ class _Owner:
 class UpdateCollector(PassCollector):
     """Update ratio of every layer, and whether its gradient arrives, is cleared and is used.
 
-    In a few optimizer steps of the window (the 1st, 2nd, 4th, ... of each optimizer) the weights are compared before
+    In a few optimizer steps of the window (of each optimizer, see `is_sample`) the weights are compared before
     and after. A row holds
 
     - ``ratio``: mean(\\|W_after - W_before\\|) / mean(\\|W_before\\|), mean over the steps looked at, ``first_ratio``
@@ -125,12 +127,11 @@ class UpdateCollector(PassCollector):
                 parameter = layer.parameter()
                 if parameter is None:
                     continue
-                change, size = parameter.detach() - before, before.abs().mean()
-                layer.ratios.append(change.abs().mean() / size)
+                moved, size, along = change(before, parameter.detach(), parameter.grad)
+                layer.ratios.append(moved / size)
                 if layer.start is None:
                     layer.start, layer.equal = size, self._equal_rows(layer, before)
-                if parameter.grad is not None and parameter.grad.layout == torch.strided:
-                    layer.counts["against"] += ((change * parameter.grad).sum() > 0).long()
+                layer.counts["against"] += (along > 0).long()
             owner.before = {}
             owner.armed, owner.looked, owner.left = True, False, {}
 
@@ -249,17 +250,17 @@ class UpdateCollector(PassCollector):
             if parameter is None or parameter.numel() == 0:
                 continue
             ratios = [ratio for ratio in state["ratios"] if math.isfinite(ratio)]
-            values = parameter.detach()
+            values, weight = parameter.detach(), float(parameter.detach().abs().mean())
             rows[name] = {
                 "ratio": sum(ratios) / len(ratios) if ratios else None,
                 "first_ratio": ratios[0] if ratios else None,
                 "steps": len(state["ratios"]),
                 "weight_start": state["start"],
-                "weight": float(values.abs().mean()),
+                "weight": weight,
                 **state["counts"],
                 "equal_rows": float(self._equal_rows(self._layers[name], values)),
                 "equal_rows_start": state["equal"],
-                "nonfinite": int((~torch.isfinite(values)).sum()),
+                "nonfinite": 0 if math.isfinite(weight) else int((~torch.isfinite(values)).sum()),
                 "trainable": parameter.requires_grad,
                 "owned": state["owned"],
                 "stepped": self._stepped,
@@ -298,6 +299,9 @@ class UpdateCollector(PassCollector):
 def equal_rows(weight: Tensor) -> Tensor:
     """Share of the rows (units, output channels) that equal another one but for rounding; 0 for a single row.
 
+    Rows that are equal have equal sums of any kind, and rows that are not differ in one of three sums with any weights:
+    the rows are never compared themselves.
+
     Args:
         weight: ``(units, ...)``; of a large one only the first rows are looked at.
 
@@ -307,19 +311,24 @@ def equal_rows(weight: Tensor) -> Tensor:
     rows = weight.detach()[:_MOST_ROWS].flatten(1).float()
     if len(rows) < 2:
         return torch.zeros((), device=weight.device)
-    length = rows.norm(dim=1).amax().clamp(min=torch.finfo(torch.float32).tiny)
-    # Rows that are equal have equal sums of any kind: sorted by one, equal rows are neighbours.
-    probe = torch.linspace(1.0, 2.0, rows.shape[1], device=rows.device)
-    ordered = rows[(rows @ probe).argsort()]
-    same = (ordered[1:] - ordered[:-1]).norm(dim=1) <= _CLOSE * length
+    sums = rows @ _probes(rows.shape[1], rows.device)
+    size = sums.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
+    ordered = sums[sums[:, 0].argsort()]
+    same = ((ordered[1:] - ordered[:-1]).abs() <= _CLOSE * size).all(1)
     never = same.new_zeros(1)
     equal = (torch.cat([same, never]) | torch.cat([never, same])).float().mean()
-    return torch.where(torch.isfinite(length), equal, 0.0)
+    return torch.where(torch.isfinite(size), equal, 0.0)
+
+
+@functools.lru_cache(maxsize=64)
+def _probes(length: int, device: torch.device) -> Tensor:
+    """Three fixed vectors of random numbers, ``(length, 3)``; torch's random state stays as it is."""
+    return torch.randn(length, 3, generator=torch.Generator().manual_seed(length)).to(device)
 
 
 def _is_left(gradient: Tensor | None) -> Tensor:
     """1 if a gradient is there and not zero, as ``()``, int64."""
-    if gradient is None:
+    if gradient is None or gradient.numel() == 0:
         return torch.zeros((), dtype=torch.int64)
     values = gradient.coalesce().values() if gradient.layout == torch.sparse_coo else gradient
-    return (values != 0).any().long() if values.numel() else torch.zeros((), dtype=torch.int64)
+    return (largest(values) != 0).long() if values.numel() else torch.zeros((), dtype=torch.int64)

@@ -9,7 +9,7 @@ with the host.
 from ignite_act.stats.course import Course
 from ignite_act.stats.distribution import Distribution
 from ignite_act.stats.histogram import FloatHistogram
-from ignite_act.stats.magnitude import ABSENT, SCRATCH, Magnitude, magnitude
+from ignite_act.stats.magnitude import ABSENT, SCRATCH, Magnitude, change, largest, magnitude
 from ignite_act.stats.units import SaturatedUnits, UnitLife
 
 __all__ = [
@@ -21,5 +21,7 @@ __all__ = [
     "Magnitude",
     "SaturatedUnits",
     "UnitLife",
+    "change",
+    "largest",
     "magnitude",
 ]

@@ -30,6 +30,7 @@ class Kernels(NamedTuple):
     """The compiled loops."""
 
     add_magnitude: Callable[[Floats, int, int, Doubles, Doubles, NDArray[np.int64], Counts], None]
+    add_change: Callable[[Floats, Floats, Floats, Doubles], None]
     distribution: Callable[[Floats, float, int, Doubles, Floats, Counts, Counts], None]
     count_inside: Callable[[Floats, float, float], int]
     count_inside_units: Callable[[Floats, float, float, Counts], None]
@@ -52,6 +53,7 @@ def compiled() -> Kernels | None:
 
         return Kernels(
             compile_(add_magnitude, "(f4[::1], i8, i8, f8[::1], f8[::1], i8[:,::1], i8[::1])"),
+            compile_(add_change, "(f4[::1], f4[::1], f4[::1], f8[::1])"),
             compile_(distribution, "(f4[::1], f8, i8, f8[::1], f4[::1], i8[::1], i8[::1])"),
             compile_(count_inside, "(f4[::1], f4, f4)"),
             compile_(count_inside_units, "(f4[:,:,::1], f4, f4, i8[::1])"),
@@ -133,6 +135,26 @@ def add_magnitude(
     else:
         tallies[1, row] += 1
         first_nonfinite[row] = min(first_nonfinite[row], iteration)
+
+
+def add_change(before: Floats, after: Floats, along: Floats, sums: Doubles) -> None:
+    """Adds up \\|after - before\\|, \\|before\\| and (after - before) * along.
+
+    Args:
+        before, after, along: ``(n,)``.
+        sums: ``(3,)``, written to.
+    """
+    for begin in range(0, before.size, _BLOCK):
+        a, b, c = before[begin : begin + _BLOCK], after[begin : begin + _BLOCK], along[begin : begin + _BLOCK]
+        moved = size = product = np.float32(0)
+        for i in range(a.size):
+            step = b[i] - a[i]
+            moved += abs(step)
+            size += abs(a[i])
+            product += step * c[i]
+        sums[0] += moved
+        sums[1] += size
+        sums[2] += product
 
 
 def distribution(

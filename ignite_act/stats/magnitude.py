@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -90,6 +91,11 @@ class Magnitude(Statistic):
             if values.size:
                 loops.add_magnitude(values, row, iteration, *state)
         return True
+
+    def peaks(self) -> Tensor:
+        """The largest \\|x\\| of each row so far, NaN after a step that was not finite: a copy, ``(rows,)``."""
+        self._take_in()
+        return torch.where(self.tallies[1] > 0, math.nan, self.maximum)
 
     def merge(self, other: Magnitude) -> None:
         """Takes in the steps that another statistic of the same rows has seen."""
@@ -222,3 +228,38 @@ def _stacked(numbers: list[Tensor], device: torch.device) -> Tensor:
     numbers = [number if number.device == device else number.to(device) for number in numbers]
     wide = functools.reduce(torch.promote_types, (number.dtype for number in numbers))
     return torch.stack([number if number.dtype == wide else number.to(wide) for number in numbers])
+
+
+def largest(values: Tensor) -> Tensor:
+    """max(\\|x\\|) as ``()``, NaN if there is one among the values.
+
+    Args:
+        values: of any shape, at least one.
+    """
+    values = values.detach()
+    if values.is_complex():
+        return values.abs().amax()
+    low, high = torch.aminmax(values)
+    return torch.maximum(-low, high)
+
+
+def change(before: Tensor, after: Tensor, along: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """mean(\\|after - before\\|), mean(\\|before\\|) and the sum of (after - before) * along, each ``()``.
+
+    Args:
+        before, after: of the same shape, at least one element.
+        along: of the same shape; None, or a layout other than strided, for 0.
+    """
+    if along is None or along.layout != torch.strided or along.is_complex():
+        along = torch.zeros((), dtype=before.dtype, device=before.device).expand_as(before)
+    together = (before, after, along)
+    if all(kernels.fit(tensor) and tensor.is_contiguous() for tensor in together):
+        loops = kernels.compiled()
+        if loops is not None:
+            sums = np.zeros(3)
+            a, b, c = map(kernels.in_memory_order, together)
+            loops.add_change(a, b, c, sums)
+            moved, size, product = (torch.tensor(value) for value in sums)
+            return moved / before.numel(), size / before.numel(), product
+    moved = after - before
+    return moved.abs().mean(), before.abs().mean(), (moved * along).sum().real
