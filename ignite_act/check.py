@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import math
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from ignite.engine import Events
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 
 from ignite_act.data import Data, Split, TensorLoader, load_data
@@ -74,18 +76,18 @@ def check(
         optimizer: by name, or one that owns the model's parameters.
         lr: learning rate of an optimizer that is made here.
         batch_size: samples in a step.
-        steps: how many to make.
+        steps: how many to make; rounded up to whole windows.
         seed: of the order of the samples and of what is random in the model's forward.
         sinks: see `Diagnostics`.
 
     Raises:
-        UserError: if the model cannot be called with the data, or gives outputs of another shape.
+        UserError: if the model cannot be called with the data, or gives outputs of another shape, or cannot be trained.
     """
     torch.manual_seed(seed)
     data = _fitting(model, data)
     if isinstance(optimizer, str):
         optimizer = _made(optimizer, model, lr)
-    window = max(1, math.ceil(steps / WINDOWS))
+    count, window = windows(steps)
     trainer = create_trainer(model, optimizer, data.task, device=torch.device("cpu"))
     evaluator = create_evaluator(model, data.task, device=torch.device("cpu"))
     held_out = Split(data.validation.x[:_VALIDATION], data.validation.y[:_VALIDATION])
@@ -96,13 +98,25 @@ def check(
     error = ""
     with Diagnostics(model, every=1, sinks=sinks).attach(trainer, evaluator) as diagnostics:
         try:
-            trainer.run(loader, max_epochs=math.ceil(steps / window), epoch_length=window)
-        except (RuntimeError, ValueError, TypeError, ArithmeticError, LookupError, AttributeError) as problem:
+            trainer.run(loader, max_epochs=count, epoch_length=window)
+        except Exception as problem:  # whatever the user's code raises
             error = f"step {trainer.state.iteration}: {type(problem).__name__}: {first_line(problem)}"
     return Checked(diagnostics.all_findings, diagnostics.report, trainer.state.iteration, error)
 
 
+def windows(steps: int) -> tuple[int, int]:
+    """How many windows so many steps make, and the steps of each: at least as many together.
+
+    >>> windows(300), windows(4), windows(15)
+    ((10, 30), (4, 1), (8, 2))
+    """
+    length = max(1, math.ceil(steps / WINDOWS))
+    return math.ceil(steps / length), length
+
+
 def _made(name: str, model: nn.Module, lr: float) -> Optimizer:
+    if not (math.isfinite(lr) and lr > 0):
+        raise UserError(f"the learning rate must be a finite number above 0, got {lr}")
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trainable:
         raise UserError("the model has no parameter that can be trained (requires_grad is False for all of them)")
@@ -132,14 +146,14 @@ def _fitting(model: nn.Module, data: Data) -> Data:
 
 def _first_output(model: nn.Module, x: Tensor) -> Any:
     """The output of a model that is as it was afterwards, its random state and statistics included."""
-    was_training, state = model.training, {name: value.clone() for name, value in model.state_dict().items()}
+    was_training = model.training
+    state = {name: copy.deepcopy(value) for name, value in model.state_dict().items() if not is_lazy(value)}
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         try:
             return model.eval()(x)
         finally:
             model.train(was_training)
-            if state.keys() == model.state_dict().keys():  # a lazy layer has its weights now
-                model.load_state_dict(state)
+            model.load_state_dict(state, strict=False)  # a lazy layer keeps the weights that it has now
 
 
 def _with_targets(data: Data, output: Tensor) -> Data:
@@ -186,15 +200,16 @@ def _load_module(place: str) -> ModuleType:
         if not place.endswith(".py"):
             return importlib.import_module(place)
         path = Path(place)
-        spec = importlib.util.spec_from_file_location(path.stem, path)
+        name = f"checked_{path.stem}"  # random.py must not take the place of the library's
+        spec = importlib.util.spec_from_file_location(name, path)
         if spec is None or spec.loader is None or not path.is_file():
             raise UserError(f"there is no file {place}")
         module = importlib.util.module_from_spec(spec)
-        sys.modules[path.stem] = module
+        sys.modules[name] = module
         spec.loader.exec_module(module)
     except UserError:
         raise
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise UserError(f"{place} cannot be imported: {type(error).__name__}: {first_line(error)}") from error
     return module
 
@@ -238,9 +253,15 @@ def load_own_data(target: str, data_root: Path | None = None) -> Data:
     if not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
         raise UserError(f"{target} must give two tensors, inputs and targets")
     x, y = pair
-    if len(x) != len(y) or len(x) < 10:
+    inputs, targets = (len(part) if part.ndim else 1 for part in (x, y))
+    if inputs != targets or inputs < 10:
         raise UserError(
-            f"{target} gives {len(x)} inputs and {len(y)} targets: as many of both, at least 10, are expected"
+            f"{target} gives {inputs} inputs and {targets} targets: as many of both, at least 10, are expected"
+        )
+    if y.numel() != len(y) or y.is_complex():
+        raise UserError(
+            f"{target} gives targets of shape {tuple(y.shape)} and type {y.dtype}: "
+            "a class (a whole number), or 0.0 or 1.0, is expected for each input"
         )
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     parts = order.split([int(_OWN_SPLIT * len(x)), len(x) - int(_OWN_SPLIT * len(x))])
@@ -251,5 +272,7 @@ def load_own_data(target: str, data_root: Path | None = None) -> Data:
         train, held_out = (Split(x[part], y[part]) for part in parts)
         return Data(target, train, held_out, held_out, "binary", outputs=1)
     y = y.flatten().long()
+    if int(y.min()) < 0:
+        raise UserError(f"the targets of {target} must be classes, counted from 0: there is {int(y.min())}")
     train, held_out = (Split(x[part], y[part]) for part in parts)
     return Data(target, train, held_out, held_out, "classification", outputs=int(y.max()) + 1)

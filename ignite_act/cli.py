@@ -464,7 +464,13 @@ def _show_networks(networks: Sequence[InspectedNetwork]) -> None:
 @click.option("--optimizer", type=click.Choice(["adam", "adamw", "sgd"]), default="adam", show_default=True)
 @click.option("--lr", type=click.FloatRange(0, min_open=True), default=1e-3, show_default=True, help="learning rate")
 @click.option("--batch-size", type=click.IntRange(1), default=32, show_default=True, help="samples in a step")
-@click.option("--steps", type=click.IntRange(1), default=300, show_default=True, help="training steps to make")
+@click.option(
+    "--steps",
+    type=click.IntRange(1),
+    default=300,
+    show_default=True,
+    help="training steps to make, rounded up to whole windows",
+)
 @click.option("--seed", type=click.IntRange(0), default=42, show_default=True, help="of weights and batches")
 @fail_on_option
 @one_line_errors
@@ -496,14 +502,18 @@ def check(
     """
     from rich.console import Console
 
-    from ignite_act.check import WINDOWS, check, load_model, load_own_data
+    from ignite_act.check import check, load_model, load_own_data, windows
     from ignite_act.sinks import ConsoleSink, tables, words
 
     samples = load_own_data(data, data_root)
     model = load_model(target, seed)
-    click.echo(f"{target} on {samples.name}: {steps} steps of {batch_size}, {optimizer} {lr:g}, in {WINDOWS} windows")
+    count, length = windows(steps)
+    click.echo(
+        f"{target} on {samples.name}: {count * length} steps of {batch_size}, {optimizer} {lr:g}, in {count} windows"
+    )
     sink = ConsoleSink(click.echo, unit="window")
-    logging.getLogger("ignite_act.collect").addHandler(logging.NullHandler())  # it is said once more by the coverage
+    for said in ("ignite_act.collect", "ignite.engine"):  # once more: by the coverage, and as the error
+        logging.getLogger(said).addHandler(logging.NullHandler())
     checked = check(
         model, samples, optimizer=optimizer, lr=lr, batch_size=batch_size, steps=steps, seed=seed, sinks=[sink]
     )

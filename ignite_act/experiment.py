@@ -227,6 +227,8 @@ class _Run:
         if self.state.stop is None:
             with self.diagnostics:
                 self.trainer.run(self.parts.loader, max_epochs=self.parts.config.max_epochs)
+        elif self.parts.config.diagnostics:  # killed after its last epoch
+            self.diagnostics.end()
         summary = self._summary()
         write_atomically(self.directory / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
         logger.info("%s; test %s", summary["stop_reason"], summary["test"])

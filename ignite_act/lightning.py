@@ -91,8 +91,7 @@ class DiagnosticsCallback(Callback):
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What is wrong as far as is known now, causes before consequences."""
-        found = self.report.findings if self.report is not None else ()
-        return tuple(finding for finding in found if finding.cleared_epoch is None)
+        return self._recorder.findings if self._recorder is not None else ()
 
     @property
     def coverage(self) -> dict[str, Coverage]:
@@ -135,7 +134,9 @@ class DiagnosticsCallback(Callback):
         """Takes in the loss of a step."""
         loss = loss_of(outputs)
         if loss is not None and self._recorder is not None:
-            self._recorder.record_loss(loss)
+            # Lightning has divided it by the number of batches whose gradients it adds up.
+            parts = trainer.accumulate_grad_batches if pl_module.automatic_optimization else 1
+            self._recorder.record_loss(loss * parts if parts > 1 else loss)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Turns the window into a report, for the sinks and the loggers."""

@@ -23,6 +23,7 @@ from ignite_act.collect import (
     UpdateCollector,
 )
 from ignite_act.collect.base import finish_together
+from ignite_act.collect.loss import loss_of
 from ignite_act.findings import Finding, Journal, Thresholds
 from ignite_act.report import EpochReport, with_coarse_histogram
 
@@ -81,6 +82,7 @@ class EpochRecorder:
         self._sync = sync
         self._journal = Journal(thresholds)
         self._report: EpochReport | None = None
+        self._epoch = 0
         self._started = 0.0
 
     @property
@@ -107,7 +109,11 @@ class EpochRecorder:
 
     def record_loss(self, loss: Tensor | float) -> None:
         """Adds the training loss of a step; what happens to it is part of many findings."""
-        self._loss.record(loss)
+        number = loss_of(loss)
+        if number is None:
+            self.no_loss(f"it is not a single number: {type(loss).__name__}")
+        else:
+            self._loss.record(number)
 
     def no_loss(self, reason: str) -> None:
         """Notes why the loss of a step is not known."""
@@ -138,7 +144,7 @@ class EpochRecorder:
         rows = dict(zip(self.collectors, results, strict=True))
         now = time.perf_counter()
         if epoch is None:
-            epoch = self._report.epoch + 1 if self._report is not None else 1
+            epoch = self._epoch + 1
         report = EpochReport(
             epoch=epoch,
             iteration=iteration,
@@ -155,6 +161,7 @@ class EpochRecorder:
             cost=(seconds + now - begin) / max(now - self._started, 1e-9),
         )
         self._started = now
+        self._epoch = epoch
         self._report = dataclasses.replace(report, findings=self._journal.add(report))
         return self._report
 
@@ -170,11 +177,15 @@ class EpochRecorder:
         Returns:
             The last report, with the findings that stand at the end; None before the first.
         """
-        if self._report is not None:
-            findings = self._journal.end()
-            if findings != self._report.findings:
-                self._report = dataclasses.replace(self._report, findings=findings)
+        findings = self._journal.end()  # also of a run restored after its last report
+        if self._report is not None and findings != self._report.findings:
+            self._report = dataclasses.replace(self._report, findings=findings)
         return self._report
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """What is wrong as far as is known now, causes before consequences."""
+        return tuple(finding for finding in self.all_findings if finding.cleared_epoch is None)
 
     @property
     def all_findings(self) -> tuple[Finding, ...]:
@@ -196,10 +207,11 @@ class EpochRecorder:
     def state_dict(self) -> dict[str, Any]:
         """The windows so far: tensors and plain types only."""
         windows = {name: collector.state_dict() for name, collector in self.collectors.items()}
-        return {**windows, "journal": self._journal.state_dict()}
+        return {**windows, "journal": self._journal.state_dict(), "epoch": self._epoch}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on with the windows of `state_dict`."""
         for name, collector in self.collectors.items():
             collector.load_state_dict(state[name])
         self._journal.load_state_dict(state["journal"])
+        self._epoch = int(state["epoch"])

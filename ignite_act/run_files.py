@@ -150,19 +150,20 @@ def record_failure(directory: Path, config: RunConfig, error: Exception) -> Path
         UserError: if the directory cannot be written.
     """
     make_run_directory(directory, config, keep=True)
-    epochs = 0
+    reports: list[EpochReport] = []
     try:
         with log_file(directory / "train.log"):
             logger.error("the run failed", exc_info=error)
         with contextlib.suppress(UserError):
-            epochs = len(run_reports(directory))
+            reports = run_reports(directory)
         summary = {
             "schema": SCHEMA,
             "activation": activation_slug(config.act),
             "seed": config.seed,
-            "epochs": epochs,
+            "epochs": len(reports),
             "stop": "failed",
             "stop_reason": f"{type(error).__name__}: {first_line(error)}",
+            "findings": [finding.to_dict() for finding in reports[-1].findings] if reports else [],
             "versions": versions(),
         }
         write_atomically(directory / "summary.json", json.dumps(summary, indent=2) + "\n")

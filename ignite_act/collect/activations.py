@@ -55,8 +55,11 @@ class ActivationCollector(SiteCollector[SiteNumbers]):
 
     def _make(self, call: SiteCall) -> SiteNumbers:
         values = call.activation
-        units = values.shape[self.unit_dim(call)] if values.ndim else 1
-        return SiteNumbers(Distribution(values.dtype, values.device), SaturatedUnits(units, values.device))
+        units = SaturatedUnits(self._units_of(call), values.device)
+        return SiteNumbers(Distribution(values.dtype, values.device), units)
+
+    def _units_of(self, call: SiteCall) -> int:
+        return call.activation.shape[self.unit_dim(call)] if call.activation.ndim else 1
 
     def _update(self, statistic: SiteNumbers, call: SiteCall) -> None:
         intervals: Intervals = ()
@@ -65,7 +68,8 @@ class ActivationCollector(SiteCollector[SiteNumbers]):
         saturated = (call.pre_activation, intervals) if call.pre_activation is not None and intervals else None
         statistic.distribution.update(call.activation, saturated=saturated)
         if saturated is not None and saturated[0].shape == call.activation.shape:
-            statistic.saturated.update(saturated[0], intervals, self.unit_dim(call))
+            if self._units_of(call) == statistic.saturated.units:  # else others: of a sequence of another length
+                statistic.saturated.update(saturated[0], intervals, self.unit_dim(call))
 
     def _row(self, name: str, statistic: SiteNumbers) -> dict[str, Any]:
         units = statistic.saturated

@@ -30,7 +30,7 @@ class LossCollector(Collector):
             return
         with self.timed():
             if isinstance(loss, Tensor):
-                loss = loss.detach()
+                loss = loss.detach().clone()  # it is read later, and may be overwritten until then
                 if loss.device != self._course.values.device:
                     moved = Course(loss.device)
                     moved.merge(self._course)

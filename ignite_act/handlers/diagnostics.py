@@ -85,7 +85,9 @@ class Diagnostics(WindowHandler):
         """
         self._attach(trainer, tuple(handler.default_name for handler in _PUBLISHED))
         self._handles.append(trainer.add_event_handler(Events.ITERATION_COMPLETED, self._on_iteration_completed))
+        self._handles.append(trainer.add_event_handler(Events.STARTED, self._on_started))
         self._evaluator = evaluator
+        self._evaluated = 0
         if evaluator is not None:
             self._handles.append(evaluator.add_event_handler(Events.COMPLETED, self._on_evaluated))
         return self
@@ -98,8 +100,7 @@ class Diagnostics(WindowHandler):
     @property
     def findings(self) -> tuple[Finding, ...]:
         """What is wrong as far as is known now, causes before consequences; also in ``engine.state.findings``."""
-        found = self.report.findings if self.report is not None else ()
-        return tuple(finding for finding in found if finding.cleared_epoch is None)
+        return self._recorder.findings
 
     @property
     def all_findings(self) -> tuple[Finding, ...]:
@@ -115,6 +116,12 @@ class Diagnostics(WindowHandler):
     def cost(self) -> float:
         """Share of the last window's wall time that measuring took (without the bare dispatch of the hooks)."""
         return self.report.cost if self.report is not None else 0.0
+
+    def end(self) -> None:
+        """Judges the run as a whole; when the trainer completes it does so by itself."""
+        report = self._recorder.end()
+        if report is not None and idist.get_rank() == 0:
+            self._sinks.end(report)
 
     def state_dict(self) -> dict[str, Any]:
         """The windows so far: tensors and plain types only."""
@@ -146,6 +153,9 @@ class Diagnostics(WindowHandler):
         if self.report is not None:
             write_by(writer, self.report)
 
+    def _on_started(self, engine: Engine) -> None:
+        self._evaluated = 0  # the epochs of another run have the same numbers
+
     def _start(self, engine: Engine) -> None:
         self._recorder.start()
         self._epoch = engine.state.epoch
@@ -170,10 +180,8 @@ class Diagnostics(WindowHandler):
     def _on_stop(self, engine: Engine) -> None:
         super()._on_stop(engine)
         if engine.last_event_name is Events.COMPLETED:
-            report = self._recorder.end()
+            self.end()
             engine.state.findings = self.findings  # type: ignore[attr-defined]
-            if report is not None and idist.get_rank() == 0:
-                self._sinks.end(report)
 
     def _publish(self, engine: Engine, *, partial: bool, sync: bool) -> None:
         report = self._recorder.finish(

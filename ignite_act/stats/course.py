@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import TypedDict
+from collections.abc import Mapping
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -31,21 +32,22 @@ class CourseNumbers(TypedDict):
 
 
 class Course(Statistic):
-    """First, last, mean, extremes and the course of a stream of numbers; non-finite ones are counted and left out.
+    """First, last, mean, extremes and the course of a stream of numbers.
 
-    The course is at most `SEGMENTS` means of equally many neighbours (the last one of what is left over); a segment
+    Non-finite ones are counted and left out of mean, extremes and course. The course is at most `SEGMENTS` means of equally many neighbours (the last one of what is left over); a segment
     without a finite value is NaN. What comes from a device stays there until `compute`.
 
     Args:
         device: where the state lives.
     """
 
-    _state = ("width", "values", "numbers", "nonfinite", "first_nonfinite_iteration", "steps", "empty")
+    _state = ("width", "filled", "values", "numbers", "nonfinite", "first_nonfinite_iteration", "steps", "empty")
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         device = torch.device(device)
         wide = accumulator_dtype(device)
-        self.width = 1  # numbers in each value
+        self.width = 1  # numbers in each value ...
+        self.filled = 0  # ... and in the last one so far
         self.values = torch.zeros(0, 2, dtype=wide, device=device)  # sum and number of the finite ones
         self.numbers = torch.tensor([0.0, 0.0, math.inf, -math.inf], dtype=wide, device=device)
         self.nonfinite = torch.zeros((), dtype=torch.int64, device=device)
@@ -76,7 +78,7 @@ class Course(Statistic):
             self._halve()
         while other.width < self.width:
             other._halve()
-        self.values = torch.cat([self.values, other.values.to(device)])
+        self.values, self.filled = torch.cat([self.values, other.values.to(device)]), other.filled
         self._join(other.numbers.to(device))
         self.nonfinite = self.nonfinite + other.nonfinite.to(device)
         first = torch.minimum(self.first_nonfinite_iteration, other.first_nonfinite_iteration.to(device))
@@ -111,6 +113,11 @@ class Course(Statistic):
         self._take_in()
         return super().state_dict()
 
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over what `state_dict` returned; what was there before is dropped."""
+        self._waiting.clear()
+        super().load_state_dict(state)
+
     @torch.no_grad()
     def _take_in(self) -> None:
         if not self._waiting:
@@ -135,6 +142,14 @@ class Course(Statistic):
         self._append(torch.stack([clean, finite.to(wide)], 1))
 
     def _append(self, values: Tensor) -> None:
+        if len(self.values) and self.filled < self.width:
+            room = min(self.width - self.filled, len(values))
+            head, values = values[:room], values[room:]
+            self.values = torch.cat([self.values[:-1], self.values[-1:] + head.sum(0)])
+            self.filled += room
+        if not len(values):
+            return
+        self.filled = (len(values) - 1) % self.width + 1
         width = 1
         while width < self.width:
             values, width = _pairs(values), width * 2
@@ -143,6 +158,8 @@ class Course(Statistic):
             self._halve()
 
     def _halve(self) -> None:
+        if len(self.values) and len(self.values) % 2 == 0:
+            self.filled += self.width
         self.values, self.width = _pairs(self.values), self.width * 2
 
     def _join(self, later: Tensor) -> None:

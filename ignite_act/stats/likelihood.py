@@ -132,10 +132,9 @@ class Likelihood:
     right: Tensor | float = 0.0  # (2, 2) predictions that agree with them: sign; cut at 0 and at 0.5 for one unit
     rows: Tensor | float = 0.0
     losses: Tensor | float = 0.0  # see `losses`
+    firsts: int = 0  # first steps: one of each process
     first_losses: Tensor | float = 0.0  # of the first step
-    first_squared: Tensor | float = (
-        0.0  # loss of the first step, if it is a mean squared error, whose targets are then ...
-    )
+    first_squared: Tensor | float = 0.0  # the same if it is a mean squared error, whose targets are then ...
     sums: Tensor | float = 0.0  # ... (2, 2, units), minimised and maximised: their sum and the sum of their squares
     samples: int = 0
     beyond: Tensor | float = 0.0  # share of its targets that the outputs cannot reach
@@ -156,7 +155,7 @@ class Likelihood:
         low, high = reach
         slack = 1e-2 * (targets[0].amax() - targets[0].amin())
         if not self.steps:
-            self.first_losses, self.first_squared = loss, (z - targets[0]).square().mean()
+            self.firsts, self.first_losses, self.first_squared = 1, loss, (z - targets[0]).square().mean()
         self.sums = self.sums + torch.stack([targets.double().sum(1), targets.double().square().sum(1)], 1)
         self.samples += len(z)
         self.steps += 1
@@ -192,7 +191,7 @@ class Likelihood:
     def merge(self, other: Likelihood) -> None:
         """Takes in the steps of another process."""
         for name in vars(self):
-            if name not in ("units", "first_losses", "first_squared"):
+            if name != "units":
                 setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def state_dict(self) -> dict[str, Any]:
@@ -209,7 +208,7 @@ class Likelihood:
         means, squares = (state["sums"] / max(self.samples, 1)).unbind(1)
         variances = (squares - means.square()).clamp(min=0).mean(1).tolist()
         result |= dict(zip(("target_variance", "target_variance_maximised"), variances, strict=True))
-        result["squared_loss"] = float(state["first_squared"])
+        result["squared_loss"] = float(state["first_squared"]) / self.firsts
         result["beyond"] = float(state["beyond"]) / self.steps
         rows, together, scales = (state["fits"] / self.steps).nan_to_num(0.0)
         best = int(rows.amax(1).argmax())
@@ -229,7 +228,7 @@ class Likelihood:
         entropies = [entropy(item) for item in state["counts"]]
         if clear or abs(entropies[0] - entropies[1]) < 0.05 * entropies[0]:
             result["constant_loss"] = entropies[sign]
-        for name, values in (("mean_loss", state["losses"] / self.steps), ("first_loss", state["first_losses"])):
+        for name, values in (("mean_loss", state["losses"] / self.steps), ("first_loss", state["first_losses"] / self.firsts)):
             either = values[best].tolist()
             if clear or abs(either[0] - either[1]) < 0.05 * abs(either[0]):
                 result[name] = either[sign]

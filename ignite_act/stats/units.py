@@ -129,10 +129,16 @@ class SaturatedUnits(Statistic):
             values: of any shape.
             intervals: disjoint, closed, in which the function is saturated.
             unit_dim: axis of the units.
+
+        Raises:
+            ValueError: if they are another number of units.
         """
-        samples = values.numel() // self.units
-        if not samples:
+        if values.numel() == 0:
             return
+        units = values.shape[unit_dim] if values.ndim else 1
+        if units != self.units:
+            raise ValueError(f"a statistic of {self.units} units was given {units}")
+        samples = values.numel() // units
         self.samples += samples
         ends = {end for interval in intervals for end in interval}
         self.both_ends = -math.inf in ends and math.inf in ends
@@ -141,10 +147,9 @@ class SaturatedUnits(Statistic):
             if loops is not None:
                 loops.count_inside_units(kernels.by_unit(values, unit_dim), *interval, self.counts.numpy())
             else:
-                inside = (
-                    inside_interval(values.detach(), interval).movedim(unit_dim, -1) if values.ndim else values[None]
-                )
-                self.counts = self.counts + inside.reshape(-1, self.units).sum(0)
+                inside = inside_interval(values.detach(), interval)
+                inside = inside.movedim(unit_dim, -1) if values.ndim else inside
+                self.counts = self.counts + inside.reshape(-1, units).sum(0)
 
     def merge(self, other: SaturatedUnits) -> None:
         """Takes in the samples that another statistic of the same units has seen."""

@@ -23,6 +23,7 @@ from zoo.base import Batch, Case, Run, evaluated
 Criterion = Callable[[Tensor, Tensor], Tensor]
 Output = Literal["number", "tensor", "dict", "tuple"]
 Activation = Callable[[], nn.Module]
+Builder = Callable[[int], Run]
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def friedman(seed: int, noise: float = 0.5) -> Task:
     return task(standard(_floats(x)), standard(_floats(y)[:, None]), seed, loss=F.mse_loss, scored=False)
 
 
-def gratings(seed: int, n: int = 750, noise: float = 0.5) -> Task:
+def gratings(seed: int, n: int = 750, noise: float = 1.0) -> Task:
     """Images ``(N, 1, 10, 10)`` of waves that go in one of four directions, with any phase."""
     generator = torch.Generator().manual_seed(seed)
     y = torch.randint(4, (n,), generator=generator)
@@ -354,10 +355,12 @@ def initialise(layers: Iterable[nn.Module], change: Callable[[Tensor], Any]) -> 
                 change(layer.weight)
 
 
-def enters(cases: list[Case], kind: str, *, epochs: int = 5, accepted: Iterable[str] = (), layers: Iterable[str] = ()):
+def enters(
+    cases: list[Case], kind: str, *, epochs: int = 5, accepted: Iterable[str] = (), layers: Iterable[str] = ()
+) -> Callable[[Builder], Builder]:
     """Decorates a builder, which becomes a case of its name; the seed is set before it is called."""
 
-    def enter(function: Callable[[int], Run]) -> Callable[[int], Run]:
+    def enter(function: Builder) -> Builder:
         def build(seed: int) -> Run:
             torch.manual_seed(seed)
             return function(seed)

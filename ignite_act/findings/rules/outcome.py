@@ -157,13 +157,14 @@ def labels_mismatch(history: History) -> Iterator[Finding]:
     """The inside is healthy, the training samples are hardly or only by heart learned, and validation is at chance."""
     t, train, validation = history.thresholds, history.train_losses, history.validation_losses
     constant = history.constant_loss
-    if history.progress is None or not train or not history.from_the_start or history.is_sorted:
+    if history.progress is None or not train or not validation or not history.from_the_start or history.is_sorted:
         return
+    trained = dict(train).get(validation[-1][0], train[-1][1])  # in the same epoch
     by_heart = (
         constant is not None
         and len(validation) > t.patience
         and min(value for _, value in validation) > 0.97 * constant
-        and train[-1][1] < 0.98 * min(train[0][1], constant)
+        and trained < 0.98 * min(train[0][1], constant)
     )
     accuracies = [value for _, value in history.scores("accuracy", "validation")]
     if accuracies and history.chance is not None and max(accuracies) > history.chance + 4 * t.chance:

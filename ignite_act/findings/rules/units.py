@@ -42,7 +42,11 @@ def dead_units(history: History) -> Iterator[Finding]:
             severity,
             f"share of the units that are dead ({row['dead']} of {row['units']})",
             share,
-            t.dead_info if severity == "info" else t.dead_warning if severity == "warning" else 1.0,
+            {
+                "info": t.dead_info if share >= t.dead_info else _HOLDS * t.dead_info,
+                "warning": t.dead_warning,
+                "error": 1.0,
+            }[severity],
             *advice,
             layer=site,
             since=since,

@@ -48,8 +48,9 @@ def _stays(report: EpochReport, name: str, *, stepped: bool) -> bool:
     row = report.updates.get(name)
     if row is None or not row["trainable"]:
         return False
-    if not stepped:
-        return bool(row["gradient_left"]) or (report.output.get("backwards", 0) > 0 and not row["owned"])
+    if not stepped:  # a loss scaler may have left all steps out
+        skipped = any(own["skipped_steps"] for own in report.gradients.values())
+        return report.output.get("backwards", 0) > 0 and not row["owned"] and not skipped
     if not row["owned"]:
         return bool(row["present"] > 0 or row["gradient_left"])
     return row["present"] > 0 and row["steps"] > 0 and row["ratio"] == 0.0 and not row["learning_rate"]

@@ -1,0 +1,60 @@
+"""The findings on the zoo. `scripts/benchmark.py findings` prints the same in tables."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+
+import joblib
+import pytest
+from zoo.base import HEALTHY, Case, by_kind
+from zoo.judged import Outcome, judge_case
+
+from ignite_act.findings import KINDS
+
+PARTS = ("tuned", "held_out", "kept_out", "unseen")
+
+
+def cases(part: str) -> tuple[Case, ...]:
+    return importlib.import_module(f"zoo.{part}").CASES
+
+
+def one_of_each(chosen: Iterable[Case]) -> list[Case]:
+    """The first case of every kind, and every third healthy one."""
+    kinds = by_kind(chosen)
+    return [*kinds.pop(HEALTHY)[::3], *(found[0] for found in kinds.values())]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_kind_is_in_every_part(part: str) -> None:
+    """Each part has healthy runs and faults of every kind, and every name is used once."""
+    assert set(by_kind(cases(part))) == {HEALTHY, *KINDS}
+    names = [case.name for other in PARTS for case in cases(other)]
+    doubled = {name for name in names if names.count(name) > 1}
+    assert not doubled & {case.name for case in cases(part)} or part != "unseen"
+    assert len([case for case in cases(part) if case.healthy]) >= 12
+
+
+@pytest.mark.parametrize("case", one_of_each(cases("tuned")), ids=lambda case: case.name)
+def test_one_run_of_each_kind(case: Case) -> None:
+    """The right kind comes first, at a layer that is to blame; a healthy run has no warning and no error."""
+    outcome = judge_case(case, seed=0)
+    assert outcome.right, [(alarm.kind, alarm.layer) for alarm in outcome.alarms]
+    assert outcome.right_layer is not False
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("part", PARTS)
+def test_all_runs(part: str) -> None:
+    """At least 95 of 100 faulty runs are judged rightly, and hardly a healthy one raises an alarm."""
+    with joblib.parallel_config("loky", inner_max_num_threads=1):
+        outcomes: list[Outcome] = joblib.Parallel(n_jobs=2)(
+            joblib.delayed(judge_case)(case, 0, part) for case in cases(part)
+        )
+    faulty = [outcome for outcome in outcomes if outcome.kind != HEALTHY]
+    alarmed = [outcome.name for outcome in outcomes if outcome.kind == HEALTHY and not outcome.right]
+    wrong = [(outcome.name, outcome.kind) for outcome in faulty if not outcome.right]
+    assert len(wrong) <= 0.05 * len(faulty), wrong
+    assert len(alarmed) <= 0.02 * len(outcomes), alarmed
+    assert sum(outcome.right_layer is False for outcome in faulty) <= 0.02 * len(faulty)
