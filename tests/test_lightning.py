@@ -292,7 +292,7 @@ def test_state_travels_through_a_checkpoint(when: str, tmp_path: Path) -> None:
     fit(Lit(), DiagnosticsCallback(every=1, sinks=[whole]), saved)
     path = tmp_path / ("epoch=0-step=3.ckpt" if when == "middle" else "epoch=0-step=4.ckpt")
     state = torch.load(path, weights_only=True)["callbacks"]["DiagnosticsCallback"]
-    assert set(state) == {*KINDS, "updates", "signal", "output", "loss", "journal"}
+    assert set(state) == {*KINDS, "updates", "signal", "output", "loss", "journal", "epoch"}
     resumed, data = ListSink(), batches()
     if when == "middle":
         data = [data[3], *data[:3]]  # the loader begins anew: its first batch is the one that is missing
@@ -464,3 +464,161 @@ def test_without_lightning_the_error_says_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.delitem(sys.modules, "ignite_act.lightning")
     with pytest.raises(ImportError, match=r"pip install ignite-act\[lightning\]"):
         importlib.import_module("ignite_act.lightning")
+
+
+# Findings
+
+
+class Notes(ListSink):
+    """Keeps the ends, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ends: list[EpochReport] = []
+
+    def end(self, report: EpochReport) -> None:
+        self.ends.append(report)
+
+
+class Learner(Lit):
+    """Returns its loss in one of the ways that Lightning knows; its first layer may be dead."""
+
+    def __init__(self, how: str = "tensor", *, dead: bool = False) -> None:
+        super().__init__()
+        self.how, self.losses = how, []
+        if dead:
+            with torch.no_grad():
+                self.net.layers[0].bias.fill_(-100.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Any:
+        loss = F.cross_entropy(self(batch[0]), batch[1])
+        self.losses.append(loss.item())
+        return {"tensor": loss, "dictionary": {"loss": loss, "y": 1}, "none": None}[self.how]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.log("val_loss", F.cross_entropy(self(batch[0]), batch[1]))
+
+
+class Manual(Learner):
+    """Steps by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.optimizers().zero_grad()
+        self.manual_backward(loss)
+        self.optimizers().step()
+        return loss
+
+
+def learnable(n: int = 10, seed: int = 0) -> list[Batch]:
+    weight = torch.randn(4, 3, generator=torch.Generator().manual_seed(9))
+    return [(x, (x @ weight).argmax(1)) for x, _ in batches(n, size=32, seed=seed)]
+
+
+def watch(module: Learner, epochs: int = 4, **settings: Any) -> tuple[DiagnosticsCallback, Notes]:
+    notes = Notes()
+    callback = DiagnosticsCallback(every=1, sinks=[notes])
+    trainer(callback, max_epochs=epochs, **settings).fit(module, loader(learnable()), loader(learnable(2, seed=1)))
+    return callback, notes
+
+
+@pytest.mark.parametrize("dead", [True, False])
+def test_the_findings_are_those_of_the_ignite_handler(dead: bool) -> None:
+    """The same training has the same loss and findings in both frameworks, at the end of every epoch and of all."""
+    callback, notes = watch(Learner(dead=dead))
+    model, twin = Learner(dead=dead).net, Notes()
+    engine = make_trainer(model, SGD(model.parameters(), lr=0.1))
+    with Diagnostics(model, every=1, sinks=[twin]).attach(engine) as diagnostics:
+        engine.run(learnable(), max_epochs=4)
+
+    def told(report: EpochReport) -> list[tuple[str, str, str | None, int]]:
+        found = [item for item in report.findings if item.severity != "info"]
+        return [(f.kind, f.severity, f.layer and f.layer.removeprefix("net."), f.since_epoch) for f in found]
+
+    assert list(map(told, notes.reports)) == list(map(told, twin.reports))
+    assert list(map(told, notes.ends)) == list(map(told, twin.ends))
+    assert [report.loss["course"] for report in notes.reports] == [report.loss["course"] for report in twin.reports]
+    assert len(notes.ends) == 1
+    assert notes.ends[0] is callback.report
+    assert callback.findings == callback.report.findings
+    assert len(callback.findings) == len(diagnostics.findings)
+    kinds = [finding.kind for finding in callback.findings if finding.severity != "info"]
+    assert (kinds[:1], "plateau" in kinds) == ((["dead_units"], True) if dead else ([], False))
+
+
+@pytest.mark.parametrize("how", ["tensor", "dictionary"])
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_the_loss_is_what_the_step_returned(how: str, accumulate: int) -> None:
+    """Also where Lightning divides it, to accumulate gradients."""
+    module = Learner(how)
+    _, notes = watch(module, epochs=2, accumulate_grad_batches=accumulate)
+    for report, losses in zip(notes.reports, (module.losses[:10], module.losses[10:]), strict=True):
+        assert report.loss["course"] == pytest.approx(losses, rel=1e-6)
+        assert (report.loss["steps"], report.loss["nonfinite"]) == (10, 0)
+
+
+def test_the_loss_of_manual_optimization() -> None:
+    """It is the output of the step."""
+    module = Manual()
+    _, notes = watch(module, epochs=1)
+    assert notes.reports[0].loss["course"] == module.losses
+
+
+def test_a_step_without_a_loss() -> None:
+    """Where the step returns none, none is known, and nothing fails."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`training_step` returned `None`", UserWarning)
+        _, notes = watch(Learner("none"), epochs=1)
+    assert notes.reports[0].loss == {}
+
+
+def test_no_findings_before_the_first_fit() -> None:
+    """There are none, and no error."""
+    assert DiagnosticsCallback().findings == ()
+
+
+def test_an_exception_has_no_end_but_findings() -> None:
+    """When the step raises, the partial report has the findings; the run was not ended, so its end is not judged."""
+
+    class Refusing(Learner):
+        def training_step(self, batch: Batch, batch_idx: int) -> Any:
+            x, y = batch
+            loss = super().training_step((x / (self.global_step != 13), y), batch_idx)
+            if not math.isfinite(self.losses[-1]):
+                raise ValueError("NaN is refused")
+            return loss
+
+    notes = Notes()
+    callback = DiagnosticsCallback(every=1, sinks=[notes])
+    with pytest.raises(ValueError, match="refused"):
+        trainer(callback, max_epochs=3).fit(Refusing(), loader(learnable()), loader(learnable(2, seed=1)))
+    assert [report.partial for report in notes.reports] == [False, True]
+    found = notes.reports[-1].findings[0]
+    assert (found.kind, found.layer, found.since_epoch, found.evidence["iteration"]) == (
+        "nonfinite", "net.layers.0", 2, 14,
+    )  # fmt: skip
+    assert callback.findings == tuple(item for item in notes.reports[-1].findings if item.cleared_epoch is None)
+    assert notes.ends == []
+
+
+def test_findings_travel_through_a_checkpoint(tmp_path: Path) -> None:
+    """A fit that goes on from a checkpoint has the findings of the one that was not interrupted."""
+    saved = ModelCheckpoint(tmp_path, filename="{epoch}", every_n_epochs=1, save_top_k=-1)
+    whole, notes = DiagnosticsCallback(every=1, sinks=[expected := Notes()]), Notes()
+    data = loader(learnable()), loader(learnable(2, seed=1))
+    trainer(whole, saved, max_epochs=5).fit(Learner(dead=True), *data)
+    resumed = DiagnosticsCallback(every=1, sinks=[notes])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks", UserWarning)
+        trainer(resumed, max_epochs=5).fit(Learner(dead=True), *data, ckpt_path=tmp_path / "epoch=2.ckpt")
+    assert [report.epoch for report in notes.reports] == [4, 5]
+    assert [report.findings for report in notes.reports] == [report.findings for report in expected.reports[3:]]
+    assert [report.findings for report in notes.ends] == [report.findings for report in expected.ends]
+    assert "plateau" in [finding.kind for finding in resumed.findings]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -63,3 +64,184 @@ def test_epochs_are_counted_unless_they_are_given() -> None:
         assert [recorder.finish(epoch=epoch).epoch for epoch in (None, None, 7, None)] == [1, 2, 7, 8]
         assert recorder.report is not None
         assert recorder.report.epoch == 8
+
+
+# Findings
+
+
+def learnable(n: int = 10) -> list[Any]:
+    weight = torch.randn(4, 3, generator=torch.Generator().manual_seed(9))
+    return [(x, (x @ weight).argmax(1)) for x, _ in batches(n, size=32)]
+
+
+def train(model: nn.Module, recorder: EpochRecorder, epochs: int = 1, lr: float = 0.3) -> list[EpochReport]:
+    """A plain loop that tells its loss."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+    reports = []
+    for _ in range(epochs):
+        for x, y in learnable():
+            optimizer.zero_grad()
+            loss = F.cross_entropy(model(x), y)
+            loss.backward()
+            optimizer.step()
+            recorder.record_loss(loss)
+        reports.append(recorder.finish())
+    return reports
+
+
+def network(*, dead: bool = False) -> SharedReLU:
+    torch.manual_seed(0)
+    model = SharedReLU(hidden=16)
+    if dead:
+        with torch.no_grad():
+            model.layers[0].bias.fill_(-100.0)
+    return model
+
+
+def kinds(findings: Any) -> list[str]:
+    return [finding.kind for finding in findings]
+
+
+@pytest.mark.parametrize("dead", [True, False])
+def test_a_plain_loop_has_the_findings_of_the_handler(dead: bool) -> None:
+    """With `record_loss` in every step and `end` at the end, a loop has the loss and the findings of `Diagnostics`."""
+    model = network(dead=dead)
+    with EpochRecorder(model) as recorder:
+        reports = train(model, recorder, epochs=4)
+        assert kinds(recorder.findings) == kinds(reports[-1].findings)
+        ended = recorder.end()
+    twin = network(dead=dead)
+    trainer = make_trainer(twin, torch.optim.SGD(twin.parameters(), lr=0.3))
+    with Diagnostics(twin).attach(trainer) as diagnostics:
+        trainer.run(learnable(), max_epochs=4)
+    assert ended is recorder.report is not None
+    assert ended.findings == diagnostics.report.findings
+    assert ended.loss == diagnostics.report.loss
+    assert recorder.all_findings == diagnostics.all_findings
+    assert ("plateau" in kinds(ended.findings)) == dead
+    assert ("dead_units" in kinds(finding for finding in reports[0].findings if finding.severity == "error")) == dead
+
+
+def test_record_loss() -> None:
+    """Numbers and tensors of one element are taken in, each as it was then; between windows nothing is."""
+    model, place = network(), torch.zeros(())
+    recorder = EpochRecorder(model)
+    recorder.record_loss(9.0)  # no window is open
+    with recorder:
+        values: list[Any] = [0.5, 1, torch.tensor([[0.25]]), torch.tensor(2.0, dtype=torch.bfloat16), place]
+        for value in values:
+            recorder.record_loss(value)
+        place.fill_(7.0)
+        assert recorder.finish().loss["course"] == [0.5, 1.0, 0.25, 2.0, 0.0]
+        assert recorder.finish().loss == {}
+    recorder.record_loss(9.0)
+
+
+def test_a_loss_with_a_graph_is_let_go() -> None:
+    """What is kept of a loss does not hold the graph of its step."""
+    model = network()
+    with EpochRecorder(model) as recorder:
+        x, y = learnable()[0]
+        hidden = model.layers[0](x)
+        freed = weakref.ref(hidden)
+        loss = F.cross_entropy(model.layers[1:](hidden), y)
+        recorder.record_loss(loss)
+        del hidden, loss
+        assert freed() is None
+
+
+@pytest.mark.parametrize("loss", [None, "low", torch.ones(3), {"los": 1.0}, [], True, 1j])
+def test_what_is_no_loss(loss: Any) -> None:
+    """Training does not die of it; the coverage says so, for the window in which it was."""
+    model = network()
+    with EpochRecorder(model) as recorder:
+        recorder.record_loss(loss)
+        report = recorder.finish()
+        assert report.loss == {}
+        said = report.coverage["loss"]["unseen"]["the loss of some steps"]
+        assert said == f"it is not a single number: {type(loss).__name__}"
+        recorder.record_loss(0.5)
+        again = recorder.finish()
+        assert again.loss["course"] == [0.5]
+        assert "loss" not in again.coverage
+
+
+def test_no_loss() -> None:
+    """A reason that the loop gives is in the coverage."""
+    model = network()
+    with EpochRecorder(model) as recorder:
+        recorder.no_loss("it is on the moon")
+        assert recorder.finish().coverage["loss"]["unseen"] == {"the loss of some steps": "it is on the moon"}
+
+
+def test_the_end_of_nothing() -> None:
+    """Before the first report there is none at the end, and no finding."""
+    model = network()
+    with EpochRecorder(model) as recorder:
+        assert recorder.end() is None
+        assert (recorder.findings, recorder.all_findings) == ((), ())
+        recorder.add_scores({"loss": {"validation": 1.0}})
+        assert recorder.report is None
+
+
+def test_the_end_of_a_healthy_run_changes_nothing() -> None:
+    """If the end brings nothing new, the last report is the one that was written."""
+    model = network()
+    with EpochRecorder(model) as recorder:
+        last = train(model, recorder, epochs=3)[-1]
+        assert recorder.end() is last
+
+
+def test_scores_that_are_known_later() -> None:
+    """`add_scores` gives them to the last report; its findings stay, the next ones know of them."""
+    model, twin = network(), network()
+    with EpochRecorder(model) as recorder, EpochRecorder(twin) as other:
+        for epoch in range(8):
+            before = train(model, recorder)[-1]
+            scores = {"loss": {"validation": 0.5 + 0.4 * epoch}, "accuracy": {"train": 1.0, "validation": 0.4}}
+            recorder.add_scores(scores)
+            assert recorder.report is not None
+            assert recorder.report.scores == scores
+            assert (recorder.report.findings, recorder.report.loss) == (before.findings, before.loss)
+            assert before.scores == {}
+        assert "overfitting" in kinds(recorder.report.findings)
+        other.load_state_dict(recorder.state_dict())
+        assert recorder.end().findings
+        other.end()
+        assert other.all_findings == recorder.all_findings
+
+
+def test_what_is_over_comes_last() -> None:
+    """`all_findings` are those that stand, then those that were cleared; `findings` are those that stand."""
+    model = network(dead=True)
+    with EpochRecorder(model) as recorder:
+        train(model, recorder, epochs=2)
+        with torch.no_grad():
+            model.layers[0].bias.zero_()
+        train(model, recorder, epochs=2)
+        over = [finding for finding in recorder.all_findings if finding.cleared_epoch is not None]
+        assert recorder.all_findings == (*recorder.findings, *over)
+        assert ("dead_units", "layers.1", 1, 3) in [
+            (item.kind, item.layer, item.since_epoch, item.cleared_epoch) for item in over
+        ]
+
+
+def test_a_loop_that_is_resumed(tmp_path: Any) -> None:
+    """From a file of plain types, findings and the numbers of the epochs go on where they were."""
+    model, straight = network(dead=True), []
+    with EpochRecorder(model) as recorder:
+        straight += train(model, recorder, epochs=3)
+        torch.save({"recorder": recorder.state_dict(), "model": model.state_dict()}, tmp_path / "state.pt")
+        known = recorder.all_findings
+        straight += train(model, recorder, epochs=2)
+        ended = recorder.end()
+    state, twin = torch.load(tmp_path / "state.pt", weights_only=True), network()
+    twin.load_state_dict(state["model"])
+    other = EpochRecorder(twin)
+    other.load_state_dict(state["recorder"])
+    assert (other.all_findings, other.report) == (known, None)
+    with other:
+        resumed = train(twin, other, epochs=2)
+        assert [report.epoch for report in resumed] == [4, 5]
+        assert [report.findings for report in resumed] == [report.findings for report in straight[3:]]
+        assert other.end().findings == ended.findings

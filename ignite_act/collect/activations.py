@@ -67,9 +67,9 @@ class ActivationCollector(SiteCollector[SiteNumbers]):
             intervals = call.activation_fn.saturated_intervals(call.parameters)
         saturated = (call.pre_activation, intervals) if call.pre_activation is not None and intervals else None
         statistic.distribution.update(call.activation, saturated=saturated)
-        if saturated is not None and saturated[0].shape == call.activation.shape:
-            if self._units_of(call) == statistic.saturated.units:  # else others: of a sequence of another length
-                statistic.saturated.update(saturated[0], intervals, self.unit_dim(call))
+        alike = self._units_of(call) == statistic.saturated.units  # a sequence of another length has other units
+        if alike and saturated is not None and saturated[0].shape == call.activation.shape:
+            statistic.saturated.update(saturated[0], intervals, self.unit_dim(call))
 
     def _row(self, name: str, statistic: SiteNumbers) -> dict[str, Any]:
         units = statistic.saturated

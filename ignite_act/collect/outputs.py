@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
+from ignite_act.collect.names import clean
 from ignite_act.collect.passes import PassCollector, is_sample
 from ignite_act.stats.likelihood import Likelihood, as_rows
 
@@ -44,7 +46,8 @@ class OutputCollector(PassCollector):
       absolute value;
     - ``probabilities``: share of the rows that are not negative and add up to 1 (of one unit: between 0 and 1);
     - ``function``, ``producer``: the activation function that made the output and the module it was called in, or "";
-    - ``hidden_softmax``: layer that was fed with a softmax, or "";
+    - ``hidden_softmax``: the softmax that fed a layer, or ""; ``dropout``, ``dropout_layer``: the largest rate of a
+      dropout module of the model, and its name;
     - ``backwards``: how many gradients were seen; ``loss_applies``: ``"softmax"``, ``"sigmoid"``, ``"nothing"`` (a
       likelihood of probabilities), ``"unknown"``, None if no gradient was seen; ``maximised``: whether the step goes
       away from the targets;
@@ -164,6 +167,8 @@ class OutputCollector(PassCollector):
         loss, axis = self._loss()
         index = 1 if axis == 1 and seen.shape[1] > 1 else 0
         low, high, variation, scale, probabilities = seen[:, index].unbind(1)
+        rate, dropout = max(((m.p, name) for name, m in self.model.named_modules() if isinstance(m, _DropoutNd)),
+                            default=(0.0, ""))  # fmt: skip
         return {
             ROW: {
                 "units": self._units[min(index, len(self._units) - 1)],
@@ -176,6 +181,8 @@ class OutputCollector(PassCollector):
                 "function": self._function,
                 "producer": self._producer,
                 "hidden_softmax": self._hidden_softmax,
+                "dropout": float(rate),
+                "dropout_layer": clean(dropout),
                 "backwards": max((item.steps for item in self._likelihoods.values()), default=0),
                 **loss,
             }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from ignite_act.collect.passes import PassCollector, is_sample
 from ignite_act.stats import ABSENT, Distribution, Magnitude, largest
+from ignite_act.stats.base import accumulator_dtype
 
 INPUT, OUTPUT = "input", "output"
 
@@ -19,10 +19,10 @@ class SignalCollector(PassCollector):
     """Absolute values of the input, of every layer's output and of the model's, at every call.
 
     A layer is a module that owns a weight of two or more dimensions. A row holds ``mean_abs`` (mean over the calls of
-    mean(\\|x\\|)), ``max_abs`` (over all of them), ``first_max_abs`` (of the window's first forward), ``calls``,
-    ``nonfinite`` (calls with a NaN or an infinity, left out of the others) and ``first_nonfinite_iteration``. The row
-    of the input holds ``mean`` and ``std`` besides (population, over a few forwards), and whether it is
-    ``continuous``: whole numbers of a type that has no others are tokens.
+    mean(\\|x\\|)), ``max_abs`` (over all of them), ``first_max_abs`` (of the window's first forward, 0 where that did
+    not call the layer), ``calls``, ``nonfinite`` (calls with a NaN or an infinity, left out of the others) and
+    ``first_nonfinite_iteration``. The row of the input holds ``mean`` and ``std`` besides (population, over a few
+    forwards), and whether it is ``continuous``: whole numbers of a type that has no others are tokens.
     """
 
     _names: dict[str, int]
@@ -30,6 +30,7 @@ class SignalCollector(PassCollector):
     _first: Tensor | None  # largest values of the first forward
     _sizes: Magnitude | None
     _forwards: int
+    _iteration: int
     _input: Distribution
 
     def __init__(self, model: nn.Module) -> None:
@@ -38,11 +39,12 @@ class SignalCollector(PassCollector):
 
     def begin_pass(self) -> bool:
         """Every layer is wanted."""
-        self._iteration = self.clock() or self._forwards + 1
+        self._look_at_the_clock()
         return True
 
     def after_layer(self, name: str, given: Tensor | None, result: Tensor) -> None:
-        """Reads what came out."""
+        """Reads what came out, be it of a part that is called by itself."""
+        self._look_at_the_clock()
         self._read(name, result)
 
     def after_model(self, given: Tensor | None, result: Tensor) -> None:
@@ -59,6 +61,12 @@ class SignalCollector(PassCollector):
         if self._first is None and self._sizes is not None:
             self._first = self._sizes.peaks()
 
+    def _look_at_the_clock(self) -> None:
+        now = self.clock() or self._forwards + 1
+        if now != self._iteration:
+            self._take_in()  # what a forward has left that was broken off
+            self._iteration = now
+
     def _read(self, name: str, values: Tensor) -> None:
         if not values.is_floating_point() or values.numel() == 0:
             return
@@ -70,7 +78,8 @@ class SignalCollector(PassCollector):
             return
         if row in self._waiting:
             self._take_in()
-        self._waiting[row] = torch.stack([values.abs().mean(dtype=torch.float32), largest(values).to(torch.float32)])
+        total = values.abs().sum(dtype=accumulator_dtype(values.device))
+        self._waiting[row] = torch.stack([total / values.numel(), largest(values).to(total.dtype)])
 
     def _take_in(self) -> None:
         """Adds the calls that are waiting."""
@@ -79,10 +88,10 @@ class SignalCollector(PassCollector):
         if len(self._names) > len(self._sizes.total):  # layers that were not there when the window began
             known = len(self._sizes.total)
             self._sizes = self._sizes.rearranged([*range(known), *[None] * (2 * len(self._names) - known)])
-        device = self._sizes.total.device
-        means, maxima = torch.full((2, len(self._sizes.total)), ABSENT, device=device)
-        rows = torch.tensor(list(self._waiting), device=device)
-        values = torch.stack([own.to(device) for own in self._waiting.values()])
+        total = self._sizes.total
+        means, maxima = torch.full((2, len(total)), ABSENT, dtype=total.dtype, device=total.device)
+        rows = torch.tensor(list(self._waiting), device=total.device)
+        values = torch.stack([own.to(total) for own in self._waiting.values()])
         means[rows], maxima[rows] = values[:, 0], values[:, 1]
         self._sizes.update(means, maxima, self._iteration)
         self._waiting = {}
@@ -109,7 +118,7 @@ class SignalCollector(PassCollector):
         self._take_in()
         numbers = self._sizes.compute() if self._sizes is not None else []
         first = self._first.tolist() if self._first is not None else []
-        first += [math.nan] * (len(numbers) - len(first))
+        first += [0.0] * (len(numbers) - len(first))
         rows = {
             name: {
                 "first_max_abs": first[row],
@@ -150,7 +159,10 @@ class SignalCollector(PassCollector):
         inputs = Distribution()
         for state in states:
             inputs.merge(Distribution.from_state_dict(state["input"]))
-        merged = {**states[0], "names": names, "tokens": any(state["tokens"] for state in states)}
+        firsts = [_first_of(state, names) for state in states if state["first"] is not None]
+        first = torch.stack(firsts).amax(0) if firsts else None
+        tokens = any(state["tokens"] for state in states)
+        merged = {**states[0], "names": names, "first": first, "tokens": tokens}
         self._take_over({**merged, "input": inputs.state_dict()}, united if sizes else None)
 
     def _take_over(self, state: Mapping[str, Any], sizes: Magnitude | None) -> None:
@@ -172,3 +184,9 @@ def _restored(state: Mapping[str, Any], names: Sequence[str]) -> Magnitude | Non
     sizes.load_state_dict(state["sizes"])
     rows = {name: row for row, name in enumerate(state["names"])}
     return sizes.rearranged([rows.get(name) for name in names])
+
+
+def _first_of(state: Mapping[str, Any], names: Sequence[str]) -> Tensor:
+    """The largest values of a state's first forward, in the order of some names."""
+    values = dict(zip(state["names"], state["first"].tolist(), strict=False))
+    return torch.tensor([values.get(name, 0.0) for name in names])

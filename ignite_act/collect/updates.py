@@ -61,7 +61,8 @@ class _Owner:
     armed: bool = False  # whether the gradients are watched between its last step and its next one
     looked: bool = False  # whether a backward began in between
     before: dict[str, Tensor] = field(default_factory=dict)
-    left: dict[str, Tensor] = field(default_factory=dict)  # what a backward found of the gradients, see `_look`
+    left: dict[str, Tensor] = field(default_factory=dict)  # what a backward found of the gradients, see `_is_left`
+    used: dict[str, Tensor] = field(default_factory=dict)  # the same at the step before: 0 cannot be told from cleared
 
 
 class UpdateCollector(PassCollector):
@@ -105,8 +106,9 @@ class UpdateCollector(PassCollector):
             owner.steps += 1
             if owner.armed and owner.looked:
                 for name, left in owner.left.items():
-                    self._layers[name].counts["uncleared"] += left
-                    self._layers[name].counts["cleared"] += 1 - left
+                    used = owner.used.get(name, 1)
+                    self._layers[name].counts["uncleared"] += left * used
+                    self._layers[name].counts["cleared"] += (1 - left) * used
             owner.armed = False
             if is_sample(owner.steps):
                 self._look_at_gradients(owned)
@@ -132,6 +134,10 @@ class UpdateCollector(PassCollector):
                 if layer.start is None:
                     layer.start, layer.equal = size, self._equal_rows(layer, before)
                 layer.counts["against"] += (along > 0).long()
+            watched = list(owner.before)[:_CHECKED]
+            owner.used = {
+                name: _is_left(p.grad) for name in watched if (p := self._layers[name].parameter()) is not None
+            }
             owner.before = {}
             owner.armed, owner.looked, owner.left = True, False, {}
 

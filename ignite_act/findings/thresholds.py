@@ -38,7 +38,8 @@ class Thresholds:
         constant_output: largest standard deviation of an output over the samples, over the largest output.
         overfit_rise: validation loss over its minimum.
         overfit_gap: training accuracy minus validation accuracy that is enough without a rise; with one, half of it.
-        underfit_gap: validation accuracy minus training accuracy.
+        underfit_gap: validation accuracy minus training accuracy; a third of it while the training loss is at chance.
+        dropout: rate of a dropout layer, where little is learned; usual are 0.2 to 0.5 (Srivastava et al. 2014).
         oscillation: mean absolute change of the loss between neighbouring pieces of the course, over its level.
         chance: accuracy above that of a constant prediction that is no more than chance.
         patience: epochs over which a trend must hold.
@@ -66,7 +67,8 @@ class Thresholds:
     constant_output: float = 1e-5
     overfit_rise: float = 1.15
     overfit_gap: float = 0.12
-    underfit_gap: float = 0.25
+    underfit_gap: float = 0.36
+    dropout: float = 0.8
     oscillation: float = 0.25
     chance: float = 0.05
     patience: int = 3

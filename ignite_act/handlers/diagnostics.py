@@ -179,7 +179,7 @@ class Diagnostics(WindowHandler):
 
     def _on_stop(self, engine: Engine) -> None:
         super()._on_stop(engine)
-        if engine.last_event_name is Events.COMPLETED:
+        if engine.last_event_name is Events.COMPLETED or engine.should_terminate == "skip_completed":
             self.end()
             engine.state.findings = self.findings  # type: ignore[attr-defined]
 

@@ -34,8 +34,9 @@ class CourseNumbers(TypedDict):
 class Course(Statistic):
     """First, last, mean, extremes and the course of a stream of numbers.
 
-    Non-finite ones are counted and left out of mean, extremes and course. The course is at most `SEGMENTS` means of equally many neighbours (the last one of what is left over); a segment
-    without a finite value is NaN. What comes from a device stays there until `compute`.
+    Non-finite ones are counted and left out of mean, extremes and course. The course is at most `SEGMENTS` means of
+    equally many neighbours (the last one of what is left over); a segment without a finite value is NaN. What comes
+    from a device stays there until `compute`.
 
     Args:
         device: where the state lives.

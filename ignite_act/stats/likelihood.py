@@ -47,11 +47,20 @@ def as_rows(output: Tensor, axis: int) -> Tensor:
 
 
 def _softmax(z: Tensor, g: Tensor) -> Tensor:
-    return torch.softmax(z, 1) + _nll(z, g)
+    return torch.softmax(z, 1) - _one_hot(z, g)
 
 
 def _nll(z: Tensor, g: Tensor) -> Tensor:
-    return -F.one_hot(g.argmin(1), z.shape[1]).to(z.dtype) if z.shape[1] > 1 else torch.zeros_like(z)
+    """0 where the others are not alike, as they are without and with label smoothing, but not in a squared error."""
+    target = _one_hot(z, g)
+    low, high = g.masked_fill(target > 0, math.inf).amin(1), g.masked_fill(target > 0, -math.inf).amax(1)
+    top = g.amin(1).abs()
+    alike = (high <= 1e-6 * top) & (high - low <= 1e-3 * top)
+    return -target * alike.unsqueeze(1)
+
+
+def _one_hot(z: Tensor, g: Tensor) -> Tensor:
+    return F.one_hot(g.argmin(1), z.shape[1]).to(z.dtype) if z.shape[1] > 1 else torch.zeros_like(z)
 
 
 def _sigmoid(z: Tensor, g: Tensor) -> Tensor:
@@ -215,7 +224,8 @@ class Likelihood:
         sign, clear = _sign(together[best], scales[best])
         counts = state["counts"][sign]
         one_target = self.units == 1 and not bool((counts > 0).all())  # a gradient of one sign fits many losses
-        absolute = self.units == 1 and float(state["spread"]) / self.steps < 1e-4
+        several = self.units > 1 and GUESSES[best] in ("softmax", "nll")
+        absolute = not several and float(state["spread"]) / self.steps < 1e-4
         if float(rows[best].max()) < FITS or one_target or absolute:
             if self.units > 1 and float(state["off_zero_sum"]) / self.steps < 1e-3:
                 result["loss_applies"] = "softmax"
@@ -228,7 +238,10 @@ class Likelihood:
         entropies = [entropy(item) for item in state["counts"]]
         if clear or abs(entropies[0] - entropies[1]) < 0.05 * entropies[0]:
             result["constant_loss"] = entropies[sign]
-        for name, values in (("mean_loss", state["losses"] / self.steps), ("first_loss", state["first_losses"] / self.firsts)):
+        for name, values in (
+            ("mean_loss", state["losses"] / self.steps),
+            ("first_loss", state["first_losses"] / self.firsts),
+        ):
             either = values[best].tolist()
             if clear or abs(either[0] - either[1]) < 0.05 * abs(either[0]):
                 result[name] = either[sign]

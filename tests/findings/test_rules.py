@@ -129,8 +129,8 @@ CASES: dict[str, tuple[list[Change], list[Change], str | None]] = {
     "update_too_small": ([stalled, change("updates", "*", ratio=0.9 * T.update_small)],
                          [stalled, change("updates", "*", ratio=1.1 * T.update_small)], None),
     "oscillation": ([swing], [swing_less], None),
-    "over_regularised": ([losses([1.6] * 5, [1.2] * 5), accuracies([0.3] * 5, [0.56] * 5)],
-                         [losses([1.6] * 5, [1.2] * 5), accuracies([0.3] * 5, [0.54] * 5)], None),
+    "over_regularised": ([losses([1.6] * 5, [1.2] * 5), accuracies([0.3] * 5, [0.31 + T.underfit_gap] * 5)],
+                         [losses([1.6] * 5, [1.2] * 5), accuracies([0.3] * 5, [0.29 + T.underfit_gap] * 5)], None),
     "overfitting": ([losses(FITTED, [1.0, 0.8, 0.9, 0.95, 1.0]), accuracies([0.99] * 5, [0.8] * 5)],
                     [losses(FITTED, [1.0, 0.8, 0.81, 0.82, 0.83]), accuracies([0.99] * 5, [0.9] * 5)], None),
     "labels_mismatch": ([losses(BY_HEART, [2.31, 2.32, 2.34, 2.36, 2.4]), accuracies([0.3] * 5, [0.1] * 5)],
@@ -273,6 +273,29 @@ def test_without_a_loss_harm_is_not_made_up() -> None:
     assert judge(vanishing, ended=True) == ()
     dead = named(judge(made_up_run(no_loss, change("dead_neurons", "relu", dead=20, fraction=20 / 32))), "dead_units")
     assert "not known" in dead.harm
+
+
+@pytest.mark.parametrize(("rate", "layer"), [(0.8, "drop"), (0.79, None)])
+def test_a_dropout_that_leaves_nothing(rate: float, layer: str | None) -> None:
+    """A rate of 80 % is too much where the network does not learn, wherever validation stands."""
+    reports = made_up_run(stalled, change("output", dropout=rate))
+    finding = named(judge(reports), "over_regularised")
+    assert (finding.layer if finding else None) == layer
+    assert named(judge(made_up_run(change("output", dropout=0.95))), "over_regularised") is None
+
+
+def test_weights_that_begin_equal_and_are_kept_apart_by_biases_only() -> None:
+    """Equal rows of most layers at the start are a symmetry, though biases make them differ later; of one layer not."""
+    begun = [stalled, *(change("updates", name, equal_rows_start=1.0) for name in ("fc1", "fc2"))]
+    assert named(judge(made_up_run(*begun)), "symmetry").layer == "fc1"
+    assert named(judge(made_up_run(*begun[:2])), "symmetry") is None
+
+
+def test_a_dead_network_does_not_hide_an_uncleared_gradient() -> None:
+    """The last epoch that tells whether gradients were cleared decides: gradients of 0 tell nothing."""
+    uncleared = change("updates", "*", cleared=0, uncleared=6)
+    reports = made_up_run(uncleared, since(3, change("updates", "*", cleared=0, uncleared=0)))
+    assert named(judge(reports), "uncleared_gradient").since_epoch == 1
 
 
 def test_frozen_layers_are_an_information() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -103,9 +104,7 @@ def test_numbers_and_tensors_are_one_stream() -> None:
 def test_any_split_merges_to_the_whole(split: tuple[int, int]) -> None:
     """Merging is associative, and whatever the split it gives all numbers but the course of the whole stream."""
     cuts = [0, *split, len(STREAM)]
-    left, right = (
-        [of(STREAM[begin:end], begin + 1) for begin, end in zip(cuts[:-1], cuts[1:], strict=True)] for _ in range(2)
-    )
+    left, right = ([of(STREAM[begin:end], begin + 1) for begin, end in itertools.pairwise(cuts)] for _ in range(2))
     left[0].merge(left[1])
     left[0].merge(left[2])
     right[1].merge(right[2])

@@ -92,11 +92,17 @@ def test_cross_entropy_is_recognised_of_any_number_of_classes(units: int, sign: 
     assert (result["loss_applies"], result["maximised"]) == ("softmax", sign < 0)
 
 
-def test_of_two_classes_and_an_unknown_scale_the_sign_is_left_open() -> None:
-    """Where neither direction nor size can tell whether a loss is maximised, nothing is said of it, or of the score."""
-    result = judged(lambda z, y: F.cross_entropy(z, y, reduction="sum"), classes(64, 2))
-    assert result["loss_applies"] == "softmax"
-    assert result["maximised"] is None
+@pytest.mark.parametrize("sign", [1, -1])
+def test_of_two_classes_and_an_unknown_scale_confidence_tells_the_sign(sign: int) -> None:
+    """The gradient is small where a network is right and sure; a network that is sure of nothing leaves it open."""
+
+    def loss(z: Tensor, y: Tensor) -> Tensor:
+        return sign * F.cross_entropy(z, y, reduction="sum")
+
+    result = judged(loss, classes(64, 2))
+    assert (result["loss_applies"], result["maximised"]) == ("softmax", sign < 0)
+    result = judged(loss, classes(64, 2, scale=1e-3))
+    assert (result["loss_applies"], result["maximised"]) == ("softmax", None)
     assert result["accuracy"] is result["majority"] is result["entropy_within"] is None
 
 
@@ -108,9 +114,11 @@ def test_other_likelihoods_are_recognised(reduction: str, sign: int) -> None:
     def with_sign(loss: Callable[..., Tensor]) -> Loss:
         return lambda z, y: sign * loss(z, y, reduction=reduction)
 
-    z, y = classes()
-    result = judged(with_sign(F.nll_loss), (log_softmax(z), y))
-    assert (result["loss_applies"], result["maximised"]) == ("nothing", sign < 0)
+    for units in (3, 10):
+        z, y = classes(units=units)
+        for output in (log_softmax(z), torch.softmax(z, 1)):
+            result = judged(with_sign(F.nll_loss), (output, y))
+            assert (result["loss_applies"], result["maximised"]) == ("nothing", sign < 0)
     for units in (2, 7):
         z, y = bits(units=units)
         result = judged(with_sign(F.binary_cross_entropy_with_logits), (z, y))
@@ -141,6 +149,17 @@ OTHERS: dict[str, Loss] = {
     "log-cosh": lambda z, y: torch.cosh(z - y).log().mean(),
     "linear": lambda z, y: (z * y).mean(),
 }
+
+
+@pytest.mark.parametrize("units", [2, 3, 10])
+@pytest.mark.parametrize("scale", [1.0, 0.1, 0.01])
+@pytest.mark.parametrize("name", ["absolute", "huber", "smooth", "squared", "summed squares", "log-cosh"])
+def test_regression_on_classes_is_no_likelihood(name: str, scale: float, units: int) -> None:
+    """Nor is a regression on one-hot targets, small and large, whose outputs are still small."""
+    for size in (1, 5):
+        steps = [classes(64, units, seed) for seed in range(2)]
+        result = judged(OTHERS[name], *((scale * z, size * F.one_hot(y, units).float()) for z, y in steps))
+        assert result["loss_applies"] == "unknown"
 
 
 @pytest.mark.parametrize("units", [1, 3])
@@ -240,7 +259,8 @@ def test_a_gradient_of_one_sign_is_left_unknown() -> None:
 def test_a_squared_error_tells_its_targets(units: int) -> None:
     """Loss of the first step, and variance of the targets over all steps: the loss of a constant prediction."""
     generator = torch.Generator().manual_seed(5)
-    steps = [(torch.randn(64, units, generator=generator), 3 + torch.randn(64, units, generator=generator)) for _ in "ab"]
+    outputs, wanted = torch.randn(2, 2, 64, units, generator=generator)
+    steps = list(zip(outputs, wanted + 3, strict=True))
     result = judged(F.mse_loss, *steps)
     targets = torch.cat([y for _, y in steps])
     assert result["squared_loss"] == pytest.approx(F.mse_loss(*steps[0]).item(), rel=1e-5)
@@ -255,7 +275,8 @@ def test_targets_out_of_reach_are_counted() -> None:
     y = torch.linspace(-1, 3, 80).view(-1, 1)
     z = torch.rand(80, 1, generator=torch.Generator().manual_seed(0))
     for reach, outside in (((0.0, math.inf), y < 0), ((0.0, 1.0), (y < 0) | (y > 1)), (ANYWHERE, y > 9)):
-        assert judged(F.mse_loss, (z, y), reach=reach)["beyond"] == pytest.approx(outside.double().mean().item(), abs=0.03)
+        share = outside.double().mean().item()
+        assert judged(F.mse_loss, (z, y), reach=reach)["beyond"] == pytest.approx(share, abs=0.03)
 
 
 def test_outputs_that_are_blocked_are_counted() -> None:

@@ -67,7 +67,7 @@ def state(statistic: SaturatedUnits) -> tuple[object, ...]:
 @pytest.mark.parametrize("intervals", INTERVALS)
 @pytest.mark.parametrize(("shape", "unit_dim"), SHAPES)
 def test_counts_equal_their_twin(shape: tuple[int, ...], unit_dim: int, intervals: str, dtype: torch.dtype) -> None:
-    """A unit is saturated if more than 99 % of its samples and positions lie in the closed intervals; NaN never does."""
+    """A unit is saturated if over 99 % of its samples and positions lie in the closed intervals; NaN never does."""
     values = stream(shape, unit_dim).to(dtype)
     statistic = of(values, INTERVALS[intervals], unit_dim)
     counts, saturated = twin(values, INTERVALS[intervals], unit_dim)

@@ -120,30 +120,49 @@ def _gap(history: History) -> float | None:
 
 
 def over_regularised(history: History) -> Iterator[Finding]:
-    """Training scores stay far below validation scores: dropout or the like takes too much away."""
-    t, gaps = history.thresholds, _gaps(history)
-    later = [gap for epoch, gap in gaps if epoch > 1]  # in the first epoch training scores lag behind anyway
-    lasting = [min(three) for three in zip(later, later[1:], later[2:], strict=False)]
-    if history.is_sorted or max(lasting, default=0.0) < t.underfit_gap or later[-1] < t.underfit_gap / 2:
-        return
-    best = max(value for _, value in history.scores("accuracy", "validation"))
-    if history.chance is not None and best < history.chance + t.underfit_gap:
-        return
-    train, validation = history.train_losses, history.validation_losses
-    if not train or not validation or train[-1][1] < 1.05 * validation[-1][1]:
+    """Training scores stay far below validation scores, or next to nothing is left by dropout."""
+    t, row = history.thresholds, history.last.output
+    rate = row.get("dropout") or 0.0
+    if rate >= t.dropout and history.progress is not None and history.progress < 0.5:
+        quantity, value, threshold, layer = "dropout rate", rate, t.dropout, row["dropout_layer"]
+        since = history.first.epoch
+    elif (found := _lags_behind(history)) is not None:
+        quantity, layer = "validation accuracy minus training accuracy", None
+        since, value, threshold = found
+    else:
         return
     yield finding(
         history,
         "over_regularised",
         "warning",
-        "validation accuracy minus training accuracy",
-        gaps[-1][1],
-        t.underfit_gap,
+        quantity,
+        value,
+        threshold,
         "lower the dropout rate or the weight decay",
         "make augmentation weaker",
-        since=next(epoch for epoch, gap in gaps if gap >= t.underfit_gap),
+        layer=layer,
+        since=since,
         damage="the network is kept from fitting even the training samples",
+        source="Srivastava et al. 2014 (rates of 0.2 to 0.5); thresholds: ours",
     )
+
+
+def _lags_behind(history: History) -> tuple[int, float, float] | None:
+    """First epoch, gap and threshold, if training accuracy stays below validation accuracy over several epochs."""
+    t, gaps = history.thresholds, _gaps(history)
+    later = [gap for epoch, gap in gaps if epoch > 1]  # in the first epoch training scores lag behind anyway
+    lasting = [min(three) for three in zip(later, later[1:], later[2:], strict=False)]
+    train, validation, level = history.train_losses, history.validation_losses, history.constant_loss
+    if history.is_sorted or not lasting or not train or not validation or train[-1][1] < 1.05 * validation[-1][1]:
+        return None
+    hardly = (
+        level is not None and train[-1][1] > 0.9 * level
+    )  # in training mode nothing is learned, and yet something is
+    limit = t.underfit_gap / 3 if hardly else t.underfit_gap
+    best = max(value for _, value in history.scores("accuracy", "validation"))
+    if max(lasting) < limit or later[-1] < limit / 2 or best < (history.chance or 0.0) + limit:
+        return None
+    return next(epoch for epoch, gap in gaps if gap >= limit), gaps[-1][1], limit
 
 
 def _gaps(history: History) -> list[tuple[int, float]]:

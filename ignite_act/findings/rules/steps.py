@@ -9,9 +9,6 @@ from ignite_act.findings.history import History, finite
 from ignite_act.findings.rule import finding
 from ignite_act.report import EpochReport, Finding
 
-_NOTHING = 1e-7
-"""A mean gradient below this in all layers is why the updates are small, not the learning rate."""
-
 
 def update_too_large(history: History) -> Iterator[Finding]:
     """Steps that change the weights by a large part of themselves, without the loss coming down."""
@@ -49,8 +46,7 @@ def update_too_small(history: History) -> Iterator[Finding]:
     early = [ratio for report in _early(history) for ratio in _ratios(report, "ratio").values() if ratio > 0]
     late = list(_ratios(history.last, "ratio").values())
     ratios = min(early, late, key=lambda group: max(group, default=1.0))
-    gradients = list(history.gradients(history.last).values())
-    if not ratios or max(ratios) >= t.update_small or not gradients or max(gradients) < _NOTHING:
+    if not ratios or max(ratios) >= t.update_small or not history.gradients(history.last):
         return
     yield finding(
         history,

@@ -108,26 +108,34 @@ def _has_none(report: EpochReport, name: str) -> bool:
 
 def uncleared_gradient(history: History) -> Iterator[Finding]:
     """The gradients of the last step are still there when the next backward begins, and are added to."""
-    left = [name for name in history.layers if _is_uncleared(history, history.last, name)]
-    if not left or sum(history.last.updates[name]["uncleared"] for name in left) < 2:
+    telling = [
+        report
+        for report in history.reports
+        if any(row["cleared"] + row["uncleared"] for row in report.updates.values())
+    ]
+    if not telling:
         return
-    looked_at = [name for name, row in history.last.updates.items() if row["cleared"] + row["uncleared"]]
+    updates = telling[-1].updates  # a gradient of 0, of a dead network say, tells nothing
+    left = [name for name in history.layers if _is_uncleared(telling[-1], name)]
+    if not left or sum(updates[name]["uncleared"] for name in left) < 2:
+        return
+    looked_at = [name for name, row in updates.items() if row["cleared"] + row["uncleared"]]
     yield finding(
         history,
         "uncleared_gradient",
         "error",
         "steps looked at after which the gradient was not cleared, of as many",
-        history.last.updates[left[0]]["uncleared"],
+        updates[left[0]]["uncleared"],
         0,
         "call optimizer.zero_grad() before every backward(), or after every step",
         "every optimizer clears only what it owns" if len(left) < len(looked_at) else "model.zero_grad() does it, too",
         layer=left[0] if len(left) < len(looked_at) else None,
-        since=history.since(lambda report: any(_is_uncleared(history, report, name) for name in left)),
+        since=next(report.epoch for report in history.reports if any(_is_uncleared(report, name) for name in left)),
         layers=left,
     )
 
 
-def _is_uncleared(history: History, report: EpochReport, name: str) -> bool:
+def _is_uncleared(report: EpochReport, name: str) -> bool:
     row = report.updates.get(name)
     return bool(row and row["uncleared"] and not row["cleared"])
 
@@ -303,8 +311,12 @@ def symmetry(history: History) -> Iterator[Finding]:
     """Units of a layer have equal weights, get equal gradients and stay equal."""
     if not history.from_the_start:
         return
+    t = history.thresholds
     shares = {name: _equal(history, history.last, name) for name in history.layers}
-    alike = {name: share for name, share in shares.items() if share >= history.thresholds.equal_rows}
+    alike = {name: share for name, share in shares.items() if share >= t.equal_rows}
+    begun = {name: share for name in history.layers if (share := _equal_at_the_start(history, name)) >= t.equal_rows}
+    if not alike and 2 * len(begun) > len(history.layers) and (history.progress is None or history.progress < 0.5):
+        alike = begun  # biases may make them a little different later
     if not alike:
         return
     layer = next(iter(alike))
@@ -317,7 +329,7 @@ def symmetry(history: History) -> Iterator[Finding]:
         history.thresholds.equal_rows,
         "initialise weights at random: zeros are for biases",
         layer=layer,
-        since=history.since(lambda report: _equal(history, report, layer) >= history.thresholds.equal_rows),
+        since=history.first.epoch,
         damage=f"the units of {layer} do the work of one; {harm(history)}",
         source="Goodfellow, Bengio and Courville 2016, section 8.4",
         layers=list(alike),
@@ -328,10 +340,15 @@ def _equal(history: History, report: EpochReport, name: str) -> float:
     row = report.updates.get(name)
     if row is None or not row["trainable"] or not row["owned"]:
         return 0.0
-    begun = history.first.updates.get(name, {}).get("equal_rows_start")
-    if begun is not None and begun < history.thresholds.equal_rows:
+    if _equal_at_the_start(history, name) < history.thresholds.equal_rows:
         return 0.0  # they have become equal: something else has happened to them
     return 0.0 if _has_collapsed(history, report, name) else float(row["equal_rows"])
+
+
+def _equal_at_the_start(history: History, name: str) -> float:
+    row = history.first.updates.get(name, {})
+    share = row.get("equal_rows_start") if row.get("trainable") else 0.0
+    return float(share) if share is not None else float(row["equal_rows"])
 
 
 def weight_collapse(history: History) -> Iterator[Finding]:
