@@ -448,11 +448,23 @@ def test_check_trains_as_plain_torch():
 
 def test_the_first_look_leaves_no_trace():
     """Finding the shapes changes neither the model's buffers nor the random numbers of the training."""
-    torch.manual_seed(0)
-    data, model = load_data("digits"), Counting()
-    check(model, data, steps=10)
-    validations = 10
-    assert int(model.forwards) == 10 + validations
+    data, model, twin = load_data("digits"), Counting(), Counting()
+    twin.load_state_dict(model.state_dict())
+    checked = check(model, data, steps=1, seed=5)
+    assert (checked.steps, int(model.forwards)) == (1, 2)  # the validation is the second one
+    torch.manual_seed(5)
+    optimizer = torch.optim.Adam(twin.parameters(), 1e-3)
+    x, y = next(iter(TensorLoader(data.train, 32, shuffle=True, seed=5)))
+    F.cross_entropy(twin(x.flatten(1)), y).backward()
+    optimizer.step()
+    assert torch.equal(model.fc.weight, twin.fc.weight)
+
+
+def test_layers_that_are_lazy():
+    """Layers that learn their shapes from the first input get them from the first look."""
+    model = nn.Sequential(nn.LazyLinear(8), nn.LazyBatchNorm1d(), nn.Tanh(), nn.LazyLinear(1))
+    checked = check(model, load_data("circles"), steps=3)
+    assert (checked.steps, checked.error, model[0].in_features) == (3, "", 2)
 
 
 def test_check_again():

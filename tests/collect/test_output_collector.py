@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD
+from torch.utils.checkpoint import checkpoint
 
 from ignite_act.collect import OutputCollector
 from ignite_act.stats.likelihood import NAMES
@@ -321,6 +322,20 @@ def test_two_outputs_before_one_backward() -> None:
     assert (row["forwards"], row["backwards"], row["loss_applies"]) == (2, 2, "softmax")
 
 
+@pytest.mark.parametrize("use_reentrant", [True, False])
+def test_what_checkpointing_computes_again_is_no_forward(use_reentrant: bool) -> None:
+    """Where the whole model is computed again during backward, its forwards are counted once."""
+    model = mlp()
+    with OutputCollector(model) as collector:
+        for x, y in batches(4, size=64):
+            z = checkpoint(model, x.requires_grad_(), use_reentrant=use_reentrant)
+            F.cross_entropy(z, y).backward()
+        row = collector.finish()["output"]
+    assert row["forwards"] == 3  # the 1st, 2nd and 4th
+    if not use_reentrant:
+        assert (row["backwards"], row["loss_applies"]) == (3, "softmax")
+
+
 def test_a_backward_after_the_window_does_no_harm() -> None:
     """Nor does one after the collector is gone, whose outputs it does not keep alive."""
     model = mlp()
@@ -329,12 +344,12 @@ def test_a_backward_after_the_window_does_no_harm() -> None:
         loss = F.cross_entropy(model(x), y)
         other = F.cross_entropy(model(x), y)
         output = model(x)
-        gone = weakref.ref(output)
+        gone = weakref.ref(output), weakref.ref(collector)
         collector.finish()
     loss.backward()
     del collector, output
     gc.collect()
-    assert gone() is None
+    assert [own() for own in gone] == [None, None]
     other.backward()
 
 

@@ -310,13 +310,19 @@ def test_nonfinite_values_do_no_harm(bad: float) -> None:
         assert result["loss_applies"] in {"softmax", "unknown"}
 
 
-def test_of_a_large_output_only_the_first_rows_are_read() -> None:
-    """The scale of a mean is that over the whole output, of which the first rows are enough."""
-    z, y = classes(512, 2)
-    g = gradient(lambda z, y: -F.cross_entropy(z, y), z, y)
-    likelihood = Likelihood(2)
-    likelihood.update(z[:200], g[:200], z.numel(), ANYWHERE)
-    assert likelihood.compute()["maximised"] is True
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("sure", [1.5, -1.5])
+def test_of_two_classes_and_equal_confidence_the_scale_of_a_mean_tells_the_sign(sure: float, sign: int) -> None:
+    """If all rows are as sure only the size can tell; of a large output the first rows are enough for that."""
+    y = torch.arange(512) % 2
+    z = sure * (2.0 * F.one_hot(y, 2) - 1)
+    g = gradient(lambda z, y: sign * F.cross_entropy(z, y), z, y)
+    for rows in (512, 200):
+        likelihood = Likelihood(2)
+        likelihood.update(z[:rows], g[:rows], z.numel(), ANYWHERE)
+        result = likelihood.compute()
+        assert (result["loss_applies"], result["maximised"]) == ("softmax", sign < 0)
+        assert result["accuracy"] == float(sure > 0)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 2, 3])

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 import torch
 from ignite.engine import Events
+
 from ignite_act import Diagnostics
 from ignite_act.report import EpochReport, Finding
-
 from zoo.base import Case, Run
 
 
