@@ -315,7 +315,7 @@ def test_nonfinite_values_do_no_harm(bad: float) -> None:
 def test_of_two_classes_and_equal_confidence_the_scale_of_a_mean_tells_the_sign(sure: float, sign: int) -> None:
     """If all rows are as sure only the size can tell; of a large output the first rows are enough for that."""
     y = torch.arange(512) % 2
-    z = sure * (2.0 * F.one_hot(y, 2) - 1)
+    z = sure * (2.0 * F.one_hot(y, 2) - 1) + 2.0
     g = gradient(lambda z, y: sign * F.cross_entropy(z, y), z, y)
     for rows in (512, 200):
         likelihood = Likelihood(2)
