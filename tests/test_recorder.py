@@ -134,20 +134,33 @@ def test_record_loss() -> None:
         place.fill_(7.0)
         assert recorder.finish().loss["course"] == [0.5, 1.0, 0.25, 2.0, 0.0]
         assert recorder.finish().loss == {}
+        recorder.record_loss(0.75)
     recorder.record_loss(9.0)
+    assert recorder.finish().loss["course"] == [0.75]
 
 
 def test_a_loss_with_a_graph_is_let_go() -> None:
     """What is kept of a loss does not hold the graph of its step."""
+
+    class Saved:
+        def __init__(self, tensor: torch.Tensor) -> None:
+            self.tensor = tensor
+
+    saved: weakref.WeakSet[Saved] = weakref.WeakSet()
+
+    def pack(tensor: torch.Tensor) -> Saved:
+        packed = Saved(tensor.detach())
+        saved.add(packed)
+        return packed
+
     model = network()
-    with EpochRecorder(model) as recorder:
-        x, y = learnable()[0]
-        hidden = model.layers[0](x)
-        freed = weakref.ref(hidden)
-        loss = F.cross_entropy(model.layers[1:](hidden), y)
+    x, y = learnable()[0]
+    with EpochRecorder(model) as recorder, torch.autograd.graph.saved_tensors_hooks(pack, lambda packed: packed.tensor):
+        loss = F.cross_entropy(model(x), y)
         recorder.record_loss(loss)
-        del hidden, loss
-        assert freed() is None
+        assert len(saved) > 0
+        del loss
+        assert len(saved) == 0
 
 
 @pytest.mark.parametrize("loss", [None, "low", torch.ones(3), {"los": 1.0}, [], True, 1j])
