@@ -80,6 +80,15 @@ def test_since_epoch_is_kept() -> None:
     assert [item.evidence["value"] for (item,) in found[2:]] == [0.4, 0.6, 0.6]
 
 
+def test_since_epoch_outlives_the_reports() -> None:
+    """In a long run, a finding keeps the epoch in which it began when the report of that epoch is kept no more."""
+    journal = Journal()
+    for report in made_up_run(dead(0.6, *range(6, 61)), epochs=60):
+        found = journal.add(report)
+    assert 6 not in [report["epoch"] for report in journal.state_dict()["reports"]]
+    assert [item.since_epoch for item in found] == [6]
+
+
 def test_cleared_and_back_again() -> None:
     """A finding that is over is told in that epoch with its number, later only by `all`; if it comes back, it begins
     anew and is over no more."""
