@@ -185,17 +185,22 @@ def words(output):
     return " ".join(output.split())
 
 
+def command(*arguments):
+    """Calls the command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-m", "ignite_act", "check", *arguments],
+        capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200"},
+    )  # fmt: skip
+
+
 # What works
 
 
 def test_the_command(place):
     """The real command trains a model from the current directory and says what is wrong, quietly and without files."""
     before = sorted(place.rglob("*"))
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "ignite_act", "check", "own_nets:softmax", "--fail-on", "warning"],
-        capture_output=True, text=True, timeout=120, check=False,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200"},
-    )  # fmt: skip
+    done = command("own_nets:softmax", "--fail-on", "warning")
     assert (done.returncode, done.stderr) == (
         3, "--fail-on warning: 3: probabilities go into a loss that expects logits\n",
     )  # fmt: skip
@@ -300,10 +305,10 @@ def test_a_step_that_raises(invoke, model, said):
     assert global_hooks() == []
 
 
-def test_a_step_that_refuses_nan(invoke):
+def test_a_step_that_refuses_nan(place):
     """The finding names the layer and the step of the first NaN, although the step never ended."""
-    done = invoke("own_nets:RefusesNaN")
-    assert (done.exit_code, done.stderr) == (1, "error: step 40: ValueError: NaN is refused\n")
+    done = command("own_nets:RefusesNaN")  # where nobody has set up logging
+    assert (done.returncode, done.stderr) == (1, "error: step 40: ValueError: NaN is refused\n")
     assert "ERROR fc1: NaN or infinite numbers, since epoch 2" in done.stdout
     assert "which is in the weight is 40, threshold never" in done.stdout
     assert done.stdout.splitlines()[-1] == "findings       1 error"

@@ -41,7 +41,7 @@ class Full(Writes):
         raise RuntimeError("closed")
 
 
-def test_the_end_is_told_to_those_who_want_to_know() -> None:
+def test_the_end_is_told_to_those_who_want_to_know(caplog: pytest.LogCaptureFixture) -> None:
     """``end`` gives the last report to every sink that has the method, and writes nothing."""
     plain, ending = Writes(), Ends()
     out = FanOut(sink for sink in (plain, ending))
@@ -50,6 +50,7 @@ def test_the_end_is_told_to_those_who_want_to_know() -> None:
     assert plain.calls == [("write", REPORT)]
     assert ending.calls == [("write", REPORT), ("end", REPORT)]
     assert ending.calls[1][1] is REPORT
+    assert caplog.records == []
 
 
 def test_a_sink_that_fails_keeps_nothing_from_the_others(caplog: pytest.LogCaptureFixture) -> None:
