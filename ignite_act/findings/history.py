@@ -146,7 +146,7 @@ class History:
 
     @functools.cached_property
     def train_losses(self) -> list[tuple[int, float]]:
-        """Epoch and mean training loss; of the last part of a first epoch that is all there is."""
+        """Epoch and mean training loss."""
         pairs = [(report.epoch, train_loss(report)) for report in self.reports]
         return [(epoch, value) for epoch, value in pairs if value is not None]
 

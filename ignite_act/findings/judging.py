@@ -14,10 +14,6 @@ from ignite_act.report import EpochReport, Finding
 logger = logging.getLogger(__name__)
 
 _ORDER = {kind: place for place, kind in enumerate(KINDS)}
-_EXPLAINED: dict[str, frozenset[str]] = {
-    # what says the same in other words, once the first is known
-    "labels_mismatch": frozenset(KINDS) - {"labels_mismatch", "plateau"},
-}
 _failed: set[str] = set()
 
 
@@ -52,9 +48,10 @@ def _apply(kind: str, history: History) -> list[Finding]:
 
 
 def _without_repetitions(found: list[Finding]) -> list[Finding]:
-    """Leaves out what another finding explains."""
+    """Leaves the labels alone where anything else explains that nothing is learned."""
     serious = {finding.kind for finding in found if finding.severity != "info" or finding.kind == "no_nonlinearity"}
-    return [finding for finding in found if not _EXPLAINED.get(finding.kind, frozenset()) & serious]
+    explained = bool(serious - {"labels_mismatch", "plateau"})
+    return [finding for finding in found if finding.kind != "labels_mismatch" or not explained]
 
 
 def _rank(finding: Finding) -> tuple[bool, float, int]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 class Thresholds:
     """Where a measured value begins to be a finding.
 
-    Numbers without another source were set on the tuned half of the zoo in our tests, between its healthy and its
-    faulty runs.
+    Numbers without another source lie between the healthy and the faulty runs of the zoo in our tests, without its
+    last part.
 
     Attributes:
         stalled: less progress than this share of the way from the loss of a constant prediction to 0 is none.
@@ -28,8 +28,9 @@ class Thresholds:
         saturated_values: share of a site's values in the first epoch.
         equal_rows: share of a weight's rows that equal another one.
         collapsed: mean absolute weight over its start.
-        update_small, update_large: update ratio of the fastest layer, and of the median one, in the first half of the
-            training; about 1e-3 is the usual rule (Karpathy, CS231n notes), TheDeepChecker takes 1e-4 .. 1e-1.
+        update_small, update_large: update ratio of the fastest layer, in the first half of the training or its last
+            epoch, and of the median one, in the first half; both only where little is learned. About 1e-3 is the usual
+            rule (Karpathy, CS231n notes), TheDeepChecker takes 1e-4 .. 1e-1.
         input_std, input_max: of the first inputs, which should be about 1 (LeCun et al., Efficient BackProp, 1998).
         input_offset: mean over standard deviation.
         input_tiny: standard deviation.
@@ -40,7 +41,8 @@ class Thresholds:
         overfit_gap: training accuracy minus validation accuracy that is enough without a rise; with one, half of it.
         underfit_gap: validation accuracy minus training accuracy; a third of it while the training loss is at chance.
         dropout: rate of a dropout layer, where little is learned; usual are 0.2 to 0.5 (Srivastava et al. 2014).
-        oscillation: mean absolute change of the loss between neighbouring pieces of the course, over its level.
+        oscillation: standard deviation of the loss over its mean, within epochs; mean absolute change of the validation
+            loss from epoch to epoch over its mean.
         chance: accuracy above that of a constant prediction that is no more than chance.
         patience: epochs over which a trend must hold.
     """
