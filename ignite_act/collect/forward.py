@@ -7,7 +7,6 @@ around the outermost forward sees every torch function called from Python, so th
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import sys
@@ -21,19 +20,14 @@ from typing import Any, ClassVar, NamedTuple, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn, overrides
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
 from ignite_act.activations import Activation, recognised_call, recognised_module
+from ignite_act.collect.hooks import is_compiling, watch
 from ignite_act.collect.layout import ChannelAxes
 from ignite_act.collect.names import module_names
 
 _FUSING = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
-
-
-def is_compiling() -> bool:
-    """Whether this is no real forward: torch.compile, torch.export or torch.jit.trace is recording it."""
-    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
 
 
 _CLAMPS = ("clamp", "clamp_", "clamp_min", "clamp_min_", "clip", "clip_")
@@ -159,7 +153,7 @@ class ForwardTap:
         self._thread = 0
         self.fused: set[int] = set()
         """Numbers of the modules whose calls were left to torch's fused kernels."""
-        self._remove_hooks: weakref.finalize[..., ForwardTap] | None = None
+        self._unwatch: Callable[[], object] | None = None
         self.axes = ChannelAxes()
 
     @classmethod
@@ -175,8 +169,8 @@ class ForwardTap:
         if all(own() is not observer for own in self._observers):
             self._observers.append(weakref.ref(observer, self._forget))
         self.refresh()
-        if self._remove_hooks is None:
-            self._remove_hooks = weakref.finalize(self, _global_hooks(weakref.ref(self)).close)
+        if self._unwatch is None:
+            self._unwatch = watch(self)
 
     def remove(self, observer: SiteObserver) -> None:
         """Stops telling an observer; with the last one the hooks go."""
@@ -189,9 +183,9 @@ class ForwardTap:
         self._close_if_idle()
 
     def _close_if_idle(self) -> None:
-        if not self._observers and self._remove_hooks is not None:
-            self._remove_hooks()
-            self._remove_hooks = None
+        if not self._observers and self._unwatch is not None:
+            self._unwatch()
+            self._unwatch = None
             self._end_forward()
 
     def labels(self) -> dict[SiteKey, str]:
@@ -333,7 +327,7 @@ class ForwardTap:
                 frame.version = _version(args[0])
         stack.append(frame)
 
-    def leave(self, module: nn.Module, output: Any) -> None:
+    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """A module's forward ends, by a return or by an exception."""
         if self._depth == 0 or is_recomputing() or threading.get_ident() != self._thread:
             return
@@ -567,25 +561,10 @@ class _CallMode(TorchFunctionMode):
         return tap.call(func, args, kwargs or {})
 
 
-def _global_hooks(tap: weakref.ref[ForwardTap]) -> contextlib.ExitStack:
-    def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
-        own = None if is_compiling() else tap()
-        if own is not None:
-            own.enter(module, args)
-
-    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        own = None if is_compiling() else tap()
-        if own is not None:
-            own.leave(module, output)
-
-    hooks = contextlib.ExitStack()
-    hooks.callback(register_module_forward_pre_hook(enter).remove)
-    hooks.callback(register_module_forward_hook(leave, always_call=True).remove)
-    return hooks
-
-
 def first_tensor(output: Any) -> Tensor | None:
     """The output, or the first tensor of a tuple, list or dict of outputs."""
+    if isinstance(output, Tensor):
+        return output
     return next(_walk(output), None)
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 import weakref
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from ignite_act.collect.base import Collector
-from ignite_act.collect.forward import first_tensor, is_compiling, is_recomputing, is_recording
+from ignite_act.collect.forward import first_tensor, is_recomputing, is_recording
+from ignite_act.collect.hooks import watch
 from ignite_act.collect.names import module_names
 
 logger = logging.getLogger(__name__)
@@ -48,8 +48,9 @@ class PassTap:
         self._observers: list[weakref.ref[PassCollector]] = []
         self._live: tuple[PassCollector, ...] = ()
         self._closely: tuple[PassCollector, ...] = ()  # those of them that want every layer of this forward
-        self._in_pass = False
-        self._remove_hooks: weakref.finalize[..., PassTap] | None = None
+        self.in_pass = False
+        """Whether a forward of the model is under way."""
+        self._unwatch: Callable[[], object] | None = None
 
     @classmethod
     def of(cls, model: nn.Module) -> PassTap:
@@ -64,15 +65,15 @@ class PassTap:
         if all(own() is not observer for own in self._observers):
             self._observers.append(weakref.ref(observer))
         self.survey()
-        if self._remove_hooks is None:
-            self._remove_hooks = weakref.finalize(self, _hooks(weakref.ref(self)).close)
+        if self._unwatch is None:
+            self._unwatch = watch(self)
 
     def remove(self, observer: PassCollector) -> None:
         """Stops telling an observer; with the last one the hooks go."""
         self._observers = [own for own in self._observers if own() not in (None, observer)]
-        if not self._observers and self._remove_hooks is not None:
-            self._remove_hooks()
-            self._remove_hooks = None
+        if not self._observers and self._unwatch is not None:
+            self._unwatch()
+            self._unwatch = None
             self._end_pass()
 
     def survey(self) -> None:
@@ -88,20 +89,20 @@ class PassTap:
                 name = names[0] or type(module).__name__
                 self._places[id(module)] = Place(weakref.ref(module), name, has_weight)
 
-    def enter(self, module: nn.Module) -> None:
+    def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """A forward begins; only the model's own matters."""
         if module is self._model() and not is_recomputing():
-            self._live, self._in_pass = self._wanting(), True
+            self._live, self.in_pass = self._wanting(), True
             self._closely = tuple(observer for observer in self._live if observer.begin_pass())
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """A module has been called."""
+        """A module has been called; after an exception nothing came out."""
         place = self._places.get(id(module))
         if place is None or place.module() is not module or is_recomputing():
             return
         is_model = module is self._model()
         observers = self._live if is_model else self._closely
-        if not self._in_pass:
+        if not self.in_pass:
             observers = self._wanting()  # parts of a model may be called by themselves
         if is_model:
             self._end_pass()
@@ -113,7 +114,7 @@ class PassTap:
                     observer.after(place, given, result, is_model=is_model)
 
     def _end_pass(self) -> None:
-        self._live, self._closely, self._in_pass = (), (), False
+        self._live, self._closely, self.in_pass = (), (), False
 
     def _wanting(self) -> tuple[PassCollector, ...]:
         if is_recording():
@@ -207,20 +208,3 @@ def is_sample(count: int) -> bool:
 
 def _known(parameter: nn.Parameter) -> bool:
     return not isinstance(parameter, nn.parameter.UninitializedParameter)
-
-
-def _hooks(tap: weakref.ref[PassTap]) -> contextlib.ExitStack:
-    def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
-        own = None if is_compiling() else tap()
-        if own is not None:
-            own.enter(module)
-
-    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        own = None if is_compiling() else tap()
-        if own is not None:
-            own.leave(module, args, output)
-
-    hooks = contextlib.ExitStack()
-    hooks.callback(register_module_forward_pre_hook(enter).remove)
-    hooks.callback(register_module_forward_hook(leave).remove)
-    return hooks

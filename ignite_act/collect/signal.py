@@ -44,7 +44,8 @@ class SignalCollector(PassCollector):
 
     def after_layer(self, name: str, given: Tensor | None, result: Tensor) -> None:
         """Reads what came out, be it of a part that is called by itself."""
-        self._look_at_the_clock()
+        if not self._pass_tap.in_pass:
+            self._look_at_the_clock()
         self._read(name, result)
 
     def after_model(self, given: Tensor | None, result: Tensor) -> None:
@@ -70,12 +71,12 @@ class SignalCollector(PassCollector):
     def _read(self, name: str, values: Tensor) -> None:
         if not values.is_floating_point() or values.numel() == 0:
             return
-        values = values.detach()
         row = self._names.setdefault(name, len(self._names))
         if self._sizes is None:
             self._sizes = Magnitude(self._room(), values.device)
-        if row < len(self._sizes.total) and self._sizes.read({row: values}, self._iteration):
+        if row < self._sizes.rows and self._sizes.read_one(row, values, self._iteration):
             return
+        values = values.detach()
         if row in self._waiting:
             self._take_in()
         total = values.abs().sum(dtype=accumulator_dtype(values.device))
@@ -85,8 +86,8 @@ class SignalCollector(PassCollector):
         """Adds the calls that are waiting."""
         if not self._waiting or self._sizes is None:
             return
-        if len(self._names) > len(self._sizes.total):  # layers that were not there when the window began
-            known = len(self._sizes.total)
+        if len(self._names) > self._sizes.rows:  # layers that were not there when the window began
+            known = self._sizes.rows
             self._sizes = self._sizes.rearranged([*range(known), *[None] * (2 * len(self._names) - known)])
         total = self._sizes.total
         means, maxima = torch.full((2, len(total)), ABSENT, dtype=total.dtype, device=total.device)

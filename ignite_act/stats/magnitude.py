@@ -51,7 +51,9 @@ class Magnitude(Statistic):
 
     def __init__(self, rows: int, device: torch.device | str = "cpu") -> None:
         device = torch.device(device)
+        self.rows = rows
         self._waiting: list[tuple[Tensor, Tensor, int]] = []
+        self._arrays: tuple[Any, ...] | None = None  # the state as the compiled loops take it: views
         with torch.inference_mode(False):
             self.total = torch.zeros(rows, dtype=accumulator_dtype(device), device=device)
             self.maximum = torch.zeros(rows, dtype=accumulator_dtype(device), device=device)
@@ -80,16 +82,22 @@ class Magnitude(Statistic):
         Returns:
             Whether it was done; otherwise `magnitude` and `update` have to do it.
         """
+        if not all(map(kernels.fit, tensors.values())):
+            return False
+        return all(self.read_one(row, tensor, iteration) for row, tensor in tensors.items())
+
+    def read_one(self, row: int, tensor: Tensor, iteration: int) -> bool:
+        """`read` of one row."""
         loops = kernels.compiled()
-        if loops is None or self.total.dtype != torch.float64 or not all(map(kernels.fit, tensors.values())):
+        if loops is None or self.total.dtype is not torch.float64 or not kernels.fit(tensor):
             return False
         if self._waiting:
             self._take_in()
-        state = (self.total.numpy(), self.maximum.numpy(), self.tallies.numpy(), self.first_nonfinite.numpy())
-        for row, tensor in tensors.items():
-            values = kernels.in_memory_order(tensor)
-            if values.size:
-                loops.add_magnitude(values, row, iteration, *state)
+        if self._arrays is None:
+            self._arrays = tuple(getattr(self, name).numpy() for name in self._state)
+        values = kernels.in_memory_order(tensor)
+        if values.size:
+            loops.add_magnitude(values, row, iteration, *self._arrays)
         return True
 
     def peaks(self) -> Tensor:
@@ -101,6 +109,7 @@ class Magnitude(Statistic):
         """Takes in the steps that another statistic of the same rows has seen."""
         self._take_in()
         other._take_in()
+        self._arrays = None
         device = self.total.device
         self.total = self.total + other.total.to(device)
         self.maximum = torch.maximum(self.maximum, other.maximum.to(device))
@@ -125,6 +134,7 @@ class Magnitude(Statistic):
         if not others:
             return
         finite = torch.stack([other.tallies for other in others]).amax(0)
+        self._arrays = None
         self.total = self.total * finite[0] / self.tallies[0].clamp(min=1)
         self.tallies = finite
 
@@ -153,7 +163,9 @@ class Magnitude(Statistic):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over what `state_dict` returned; what was there before is dropped."""
         self._waiting.clear()
+        self._arrays = None
         super().load_state_dict(state)
+        self.rows = len(self.total)
 
     def _take_in(self) -> None:
         """Adds the waiting steps to the state."""
@@ -163,6 +175,7 @@ class Magnitude(Statistic):
         maxima = torch.stack([peak for _, peak, _ in self._waiting])
         iterations = torch.tensor([[number] for _, _, number in self._waiting]).to(means.device, non_blocking=True)
         self._waiting.clear()
+        self._arrays = None
         present = ~(means < 0)
         finite = present & torch.isfinite(means) & torch.isfinite(maxima)
         broken = present & ~finite
