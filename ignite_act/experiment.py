@@ -20,6 +20,8 @@ from ignite.handlers.tqdm_logger import ProgressBar
 from torch import nn
 from torch.optim import Optimizer
 
+from ignite_act import checkpoints
+from ignite_act.checkpoints import RunSaver, check_fit, resumable_checkpoint
 from ignite_act.config import RunConfig
 from ignite_act.data import Data, Split, TensorLoader, load_data
 from ignite_act.engines import create_evaluator, create_scaler, create_trainer
@@ -30,17 +32,16 @@ from ignite_act.models import build_model
 from ignite_act.report import EpochReport, over_sites, with_coarse_histogram
 from ignite_act.run_files import (
     SCHEMA,
-    ReplacingSaver,
     check_run_directory,
     is_finished,
     last_report,
-    load_checkpoint,
+    locked,
     log_file,
     make_run_directory,
     read_summary,
-    resumable_checkpoint,
     run_directory,
     run_reports,
+    settings,
     versions,
     write_atomically,
 )
@@ -50,6 +51,7 @@ from ignite_act.variants import activation_slug, check_activation, parse_activat
 logger = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 1000
+CHECKPOINTS = "checkpoints"
 LEARNED_BELOW = 0.98
 """A run has started to learn once its validation loss is below this share of the best constant predictor's ..."""
 LEARNED_ABOVE = 0.1
@@ -146,27 +148,29 @@ def run(
     if resume and is_finished(directory, config):
         return RunResult(directory, read_summary(directory / "summary.json"), last_report(directory))
     parts = prepare(config)
-    checkpoint = resumable_checkpoint(directory) if resume else None
-    make_run_directory(directory, config, keep=checkpoint is not None)
-    with (
-        log_file(directory / "train.log"),
-        _outputs(directory, config, checkpoint, quiet=quiet) as (sinks, tensorboard),
-    ):
-        result = _Run(parts, directory, sinks, quiet=quiet).execute(checkpoint)
-        try:
-            tensorboard.write_outcome(_settings(config), _outcome(result.summary))
-        except OSError as error:
-            logger.warning("the row of the HParams table cannot be written: %s", error)
-        return result
+    with locked(directory):
+        check_run_directory(config, directory, resume=resume, overwrite=overwrite)  # it may have changed until now
+        checkpoint = resumable_checkpoint(directory / CHECKPOINTS) if resume else None
+        if checkpoint is not None:
+            check_fit(checkpoint, settings(config), parts.model)
+        make_run_directory(directory, config, keep=checkpoint is not None)
+        with (
+            log_file(directory / "train.log"),
+            _outputs(directory, config, checkpoint, quiet=quiet) as (sinks, tensorboard),
+        ):
+            return _Run(parts, directory, sinks, tensorboard, quiet=quiet).execute(checkpoint)
 
 
 class _Run:
     """The engines of a run and their handlers, in the order that matters."""
 
-    def __init__(self, parts: _Parts, directory: Path, sinks: FanOut, *, quiet: bool) -> None:
+    def __init__(
+        self, parts: _Parts, directory: Path, sinks: FanOut, tensorboard: TensorBoardSink, *, quiet: bool
+    ) -> None:
         config, device = parts.config, parts.device
         self.parts = parts
         self.directory = directory
+        self.tensorboard = tensorboard
         self.begin = time.perf_counter()
         self.trainer = create_trainer(
             parts.model,
@@ -179,12 +183,16 @@ class _Run:
             scaler=parts.scaler,
         )
         self.evaluator = create_evaluator(parts.model, parts.data.task, device=device, amp=config.amp)
-        self.state = _RunState(self.trainer, activation_slug(config.act))
+        self.trainer.logger.setLevel(logging.CRITICAL)  # what ends a run is said by those who end it
+        self.state = _RunState(self.trainer, config)
         self.early_stopping = EarlyStopping(config.patience or sys.maxsize, _score, self.trainer)
         self.early_stopping.logger.setLevel(logging.WARNING)  # the stop reason is in the summary
-        saver = ReplacingSaver(directory / "checkpoints", require_empty=False)
+        self.saver = RunSaver(directory / CHECKPOINTS)
         self.best = Checkpoint(
-            {"model": parts.model, "run": self.state}, saver, filename_pattern="best.pt", score_function=_score
+            {"model": parts.model, "run": self.state},
+            self.saver,
+            filename_pattern=checkpoints.BEST,
+            score_function=_score,
         )
         self.diagnostics = Diagnostics(parts.model, parts.optimizer, every=config.every, sinks=[sinks])
         self.resumable: dict[str, Any] = {
@@ -199,7 +207,7 @@ class _Run:
         }
         if config.diagnostics:
             self.resumable["diagnostics"] = self.diagnostics
-        self.last = Checkpoint(self.resumable, saver, filename_pattern="last.pt")
+        self.last = Checkpoint(self.resumable, self.saver, filename_pattern=checkpoints.LAST)
         self._bind(sinks)
         if not quiet and sys.stderr.isatty():
             often = Events.ITERATION_COMPLETED(every=math.ceil(len(parts.loader) / 50))  # every step is redrawn
@@ -230,12 +238,30 @@ class _Run:
         elif self.parts.config.diagnostics:  # killed after its last epoch
             self.diagnostics.end()
         summary = self._summary()
-        write_atomically(self.directory / "summary.json", json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        self._write_outcome(summary)
         logger.info("%s; test %s", summary["stop_reason"], summary["test"])
+        path = self.directory / "summary.json"
+        try:  # last: a run is finished once its summary is there
+            write_atomically(path, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"the training is done, but {path} cannot be written: {error.strerror}; make room, then --resume"
+            ) from error
         return RunResult(self.directory, summary, last_report(self.directory))
+
+    def _write_outcome(self, summary: Mapping[str, Any]) -> None:
+        try:
+            self.tensorboard.write_outcome(_settings(self.parts.config), _outcome(summary))
+        except OSError as error:
+            logger.warning("the row of the HParams table cannot be written: %s", error)
 
     def _restore(self, checkpoint: Mapping[str, Any]) -> None:
         Checkpoint.load_objects(self.resumable, checkpoint)
+        if self.best.last_checkpoint is not None:
+            try:
+                self.saver.best()
+            except UserError as error:
+                raise UserError(f"{error}: the weights of the best epoch are lost; --overwrite starts over") from error
         self.begin -= self.state.seconds
         if self.state.stop == "all_epochs" and self.state.epoch < self.parts.config.max_epochs:
             self.state.stop = None
@@ -246,6 +272,7 @@ class _Run:
         """Whether this epoch was the last one, and why; the answer goes into the checkpoint."""
         self.state.epoch = engine.state.epoch
         self.state.seconds = time.perf_counter() - self.begin
+        self.state.costs += self.diagnostics.cost
         if not math.isfinite(engine.state.metrics["loss"]):
             self.state.stop = "nonfinite"
             engine.terminate()
@@ -257,7 +284,7 @@ class _Run:
     def _summary(self) -> dict[str, Any]:
         """Tests with the best weights; everything in plain types."""
         config, data = self.parts.config, self.parts.data
-        best = load_checkpoint(self.directory / "checkpoints" / "best.pt")
+        best = self.saver.best()
         self.parts.model.load_state_dict(best["model"])
         scores = {
             split: self._evaluate(samples) for split, samples in (("validation", data.validation), ("test", data.test))
@@ -282,7 +309,7 @@ class _Run:
             "gradients": {name: _plain(row) for name, row in last.gradients.items()} if last else {},
             "findings": [finding.to_dict() for finding in self.diagnostics.all_findings],
             "coverage": dict(last.coverage) if last else {},
-            "cost": sum(report.cost for report in reports) / max(len(reports), 1),
+            "cost": self.state.costs / max(self.state.epoch, 1),
             "seconds": round(self.state.seconds, 3),
             "versions": versions(),
         }
@@ -319,25 +346,29 @@ class _Run:
 class _RunState:
     """What a checkpoint says of the run it belongs to."""
 
-    def __init__(self, trainer: Engine, activation: str) -> None:
+    def __init__(self, trainer: Engine, config: RunConfig) -> None:
         self._trainer = trainer
-        self.activation = activation
+        self._settings = settings(config)
         self.epoch = 0
         self.seconds = 0.0
+        self.costs = 0.0
+        """Sum over the epochs of the share of the time that measuring took."""
         self.stop: str | None = None
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "schema": SCHEMA,
-            "activation": self.activation,
+            "schema": checkpoints.SCHEMA,
+            "settings": self._settings,
             "epoch": self._trainer.state.epoch,
             "seconds": self.seconds,
+            "costs": self.costs,
             "stop": self.stop,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.epoch = int(state["epoch"])
         self.seconds = float(state["seconds"])
+        self.costs = float(state["costs"])
         self.stop = state["stop"]
 
 

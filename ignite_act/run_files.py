@@ -16,10 +16,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from ignite.handlers import DiskSaver
+from filelock import FileLock, Timeout
 
+from ignite_act.checkpoints import different_settings
 from ignite_act.config import RunConfig
 from ignite_act.errors import UserError, first_line
 from ignite_act.report import EpochReport, Finding
@@ -30,7 +30,8 @@ from ignite_act.variants import activation_slug
 logger = logging.getLogger(__name__)
 
 SCHEMA = 2
-"""Version of ``summary.json`` and of the checkpoints."""
+"""Version of ``summary.json``."""
+LOCK = ".lock"
 _PACKAGES = ("ignite-act", "torch", "torchvision", "pytorch-ignite", "tensorboardX", "numpy", "scikit-learn")
 _MAY_DIFFER = {"max_epochs", "device", "output_dir", "data_root", "published"}
 """Settings that a resumed run may change."""
@@ -101,17 +102,18 @@ def check_run_directory(config: RunConfig, directory: Path, *, resume: bool = Fa
         saved["act"] = activation_slug(saved["act"])
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, UserError) as error:
         raise UserError(f"{directory / 'config.yaml'} cannot be read; --overwrite starts over") from error
-    mine = {**config.model_dump(mode="json"), "act": activation_slug(config.act)}
-    different = [
-        f"{name} {saved.get(name)!r} -> {value!r}"
-        for name, value in mine.items()
-        if name not in _MAY_DIFFER and saved.get(name) != value
-    ]
+    different = different_settings(saved, settings(config))
     if different:
         raise UserError(
             f"{directory} was run with other settings ({', '.join(different)}): "
             "--resume with the same ones, or --overwrite to start over"
         )
+
+
+def settings(config: RunConfig) -> dict[str, Any]:
+    """What a run that goes on must share with the one that began, in plain types."""
+    plain = {**config.model_dump(mode="json"), "act": activation_slug(config.act)}
+    return {name: value for name, value in plain.items() if name not in _MAY_DIFFER}
 
 
 def make_run_directory(directory: Path, config: RunConfig, *, keep: bool) -> None:
@@ -123,10 +125,10 @@ def make_run_directory(directory: Path, config: RunConfig, *, keep: bool) -> Non
     try:
         (directory / "checkpoints").mkdir(parents=True, exist_ok=True)
         (directory / "summary.json").unlink(missing_ok=True)
-        if not keep:
-            for pattern in ("epochs.jsonl", "report.html", "train.log", "events.out.*", "checkpoints/*.pt"):
-                for path in directory.glob(pattern):
-                    path.unlink()
+        old = ("epochs.jsonl", "report.html", "train.log", "events.out.*", "checkpoints/*.pt")
+        for pattern in (".*.tmp", "checkpoints/.*.tmp", *(() if keep else old)):  # first what a kill has left
+            for path in directory.glob(pattern):
+                path.unlink(missing_ok=True)
         record = {"config": config.model_dump(mode="json"), "versions": versions(), "command": shlex.join(sys.argv)}
         write_atomically(directory / "config.yaml", yaml.safe_dump(record, sort_keys=False))
     except OSError as error:
@@ -269,41 +271,55 @@ def last_report(directory: Path) -> EpochReport | None:
     return next(reversed(run_reports(directory)), None)
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint of a run: tensors and plain types, nothing in it is executed.
+class BusyError(UserError):
+    """Another process is writing the run."""
+
+
+@contextlib.contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Keeps other processes out of a run directory, which is made if it is not there; the lock dies with its process.
 
     Raises:
-        UserError: if it cannot be read or is of another version.
+        BusyError: if another process is in it.
+        UserError: if it cannot be written.
     """
+    lock = FileLock(directory / LOCK, timeout=0)
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        schema = checkpoint["run"]["schema"]
-    except Exception as error:  # torch raises many kinds for a file that is none of its own
-        raise UserError(
-            f"the checkpoint {path} cannot be read: {first_line(error)}; --overwrite starts over"
+        directory.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise BusyError(
+            f"another process is training in {directory}: wait for its end, or choose another --output-dir"
         ) from error
-    if schema != SCHEMA:
-        raise UserError(f"the checkpoint {path} has version {schema!r}, this program reads {SCHEMA}")
-    return checkpoint
+    except OSError as error:
+        raise UserError(f"cannot write {directory}: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
-def resumable_checkpoint(directory: Path) -> dict[str, Any] | None:
-    path = directory / "checkpoints" / "last.pt"
-    return load_checkpoint(path) if path.exists() else None
+def check_not_busy(directory: Path) -> None:
+    """Refuses a run directory that another process is writing.
 
-
-class ReplacingSaver(DiskSaver):
-    """Replaces a file of the same name in one step; Ignite would delete the old one before it writes the new one."""
-
-    def remove(self, filename: str) -> None:
-        """Nothing: the new file takes the old one's place."""
+    Raises:
+        BusyError: if one does.
+    """
+    if (directory / LOCK).exists():
+        with locked(directory):
+            pass
 
 
 @contextlib.contextmanager
 def log_file(path: Path) -> Iterator[None]:
-    """What the package logs goes into the file, too."""
+    """What the package logs goes into the file, too; where it cannot be written, that is said once."""
     package = logging.getLogger("ignite_act")
-    handler = logging.FileHandler(path, encoding="utf-8")
+    try:
+        handler = _LogFile(path, encoding="utf-8")
+    except OSError as error:
+        logger.warning("%s cannot be written: %s", path, error.strerror)
+        yield
+        return
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     level = package.level
     package.addHandler(handler)
@@ -313,16 +329,30 @@ def log_file(path: Path) -> Iterator[None]:
     finally:
         package.removeHandler(handler)
         package.setLevel(level)
-        handler.close()
+        with contextlib.suppress(OSError):  # what is left to be written: said before
+            handler.close()
+
+
+class _LogFile(logging.FileHandler):
+    """Says once that a line could not be written, where logging would print a traceback for each."""
+
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, logging's own name
+        if not self._told:
+            self._told = True
+            sys.stderr.write(f"{self.baseFilename} cannot be written: {sys.exc_info()[1]}\n")
 
 
 def write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Writes a file that is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
         temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def versions() -> dict[str, str]:

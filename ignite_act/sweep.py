@@ -18,7 +18,9 @@ from ignite_act.config import RunConfig
 from ignite_act.data import load_data
 from ignite_act.errors import UserError, first_line
 from ignite_act.run_files import (
+    BusyError,
     StoredRun,
+    check_not_busy,
     check_run_directory,
     is_finished,
     read_run,
@@ -146,6 +148,7 @@ def plan(
     place = output_dir.absolute()
     for config in configs:
         check_run_directory(config, run_directory(config, output_dir), resume=resume, overwrite=overwrite)
+        check_not_busy(run_directory(config, output_dir))
     kept = [] if overwrite else [config for config in configs if is_finished(run_directory(config, place), config)]
     missing = tuple(config for config in configs if config not in kept)
     if check_data and missing:
@@ -163,6 +166,8 @@ def train(config: RunConfig, output_dir: Path, *, overwrite: bool = False) -> Pa
     with _ONE_AT_A_TIME:
         try:
             experiment.run(config, output_dir, resume=not overwrite, overwrite=overwrite, quiet=True)
+        except BusyError:
+            raise  # the run is another's, and so is its result
         except Exception as error:
             record_failure(directory, config, error)
     return directory

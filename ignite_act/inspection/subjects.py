@@ -11,13 +11,13 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from ignite_act.checkpoints import load_checkpoint
 from ignite_act.config import RunConfig, StudyConfig
 from ignite_act.data import Data, TensorLoader, load_data
 from ignite_act.engines import loss_function
 from ignite_act.errors import UserError, first_line
 from ignite_act.experiment import EVALUATION_BATCH, build_network
 from ignite_act.inspection.network import Inspection, inspect_network
-from ignite_act.run_files import load_checkpoint
 from ignite_act.variants import activation_slug, check_activation, expand_study
 
 GRADIENT_BATCH = 256

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 from ignite_act.report import EpochReport
@@ -19,14 +20,45 @@ class JsonLinesSink:
         self.path = Path(path)
 
     def write(self, report: EpochReport) -> None:
-        """Appends one line in one write, so that a reader never sees half of it while the process lives."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json_line(report))
+        """Appends one line, whole or not at all; half a line that a kill has left is taken away first."""
+        line = json_line(report).encode()
+        with self.path.open("ab", buffering=0) as file:
+            end = _end_of_lines(self.path)
+            if end is not None and end < file.tell():
+                file.truncate(end)
+            try:
+                while line:  # a disk that is nearly full takes a part
+                    line = line[file.write(line) :]
+            except BaseException:
+                if end is not None:
+                    file.truncate(end)
+                raise
+
+
+def _end_of_lines(path: Path) -> int | None:
+    """Size of a file without a last line that was cut off; None for a pipe or a device."""
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            begin = max(0, end - 4096)
+            file.seek(begin)
+            found = file.read(end - begin).rfind(b"\n")
+            if found >= 0:
+                return begin + found + 1
+            end = begin
+    return 0
 
 
 def json_line(report: EpochReport) -> str:
-    """A report as one line of JSON, its end included."""
-    return json.dumps(report.to_dict(), allow_nan=False, separators=(",", ":")) + "\n"
+    """A report as one line of JSON, its end included.
+
+    Its cost is left out: a run that is repeated or resumed writes the same bytes.
+    """
+    content = report.to_dict()
+    del content["cost"]
+    return json.dumps(content, allow_nan=False, separators=(",", ":")) + "\n"
 
 
 def read_reports(path: str | Path) -> list[EpochReport]:

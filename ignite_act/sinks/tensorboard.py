@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import re
 import time
@@ -17,6 +19,8 @@ from tensorboardX.summary import custom_scalars, histogram_raw, hparams, text
 
 from ignite_act.report import EpochReport
 from ignite_act.sinks import words
+
+logger = logging.getLogger(__name__)
 
 _CHARTS = {
     "mean absolute gradient": "gradients",
@@ -51,11 +55,11 @@ class TensorBoardSink:
     """
 
     def __init__(self, log_dir: str | Path, purge_after: int | None = None) -> None:
-        Path(log_dir).mkdir(parents=True, exist_ok=True)
-        # The writer's own file names repeat within a second, and it overwrites; readers go by the order of the names.
-        suffix = f".{time.time_ns()}"
-        self._writer: EventsWriter | None = EventsWriter(str(Path(log_dir) / "events"), suffix)
+        self._directory = Path(log_dir)
+        self._writer: EventsWriter | None = None
+        self._closed = False
         self._standing: Standing = frozenset()
+        self._begin()
         if purge_after is not None:
             self._write_event(purge_after + 1, session_log=SessionLog(status=SessionLog.START))
         charts = {title: ["Multiline", [f"^{re.escape(prefix)}/.+"]] for title, prefix in _CHARTS.items()}
@@ -97,15 +101,37 @@ class TensorBoardSink:
 
     def close(self) -> None:
         """Ends the event file; doing it twice is fine."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        self._closed = True
+        self._end()
+
+    def _begin(self) -> EventsWriter:
+        """Begins an event file."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        # The writer's own file names repeat within a second, and it overwrites; readers go by the order of the names.
+        self._writer = writer = EventsWriter(str(self._directory / "events"), f".{time.time_ns()}")
+        return writer
+
+    def _end(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
 
     def _write_event(self, step: int, **content: Any) -> None:
-        if self._writer is None:
+        """Writes one event; into a new file if there is none any more, or the last event stopped half-way in it."""
+        if self._closed:
             raise ValueError("the event file is closed")
-        self._writer.write_event(Event(wall_time=time.time(), step=step, **content))
-        self._writer.flush()
+        if self._writer is not None and not Path(self._writer._file_name).exists():
+            name = self._writer._file_name
+            self._end()
+            logger.warning("%s was removed: what it held is lost, a new file takes the rest", name)
+        try:
+            writer = self._writer or self._begin()
+            writer.write_event(Event(wall_time=time.time(), step=step, **content))
+            writer.flush()
+        except OSError:
+            with contextlib.suppress(OSError):
+                self._end()
+            raise
 
 
 def write_by(writer: Any, report: EpochReport) -> None:

@@ -1,0 +1,171 @@
+"""The checkpoints of a run: written in one step, kept where one cannot be written, read without executing anything."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.handlers.checkpoint import BaseSaveHandler
+from torch import nn
+
+from ignite_act.errors import UserError, first_line
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = 3
+"""Version of the checkpoints."""
+BEST, LAST, PREVIOUS = "best.pt", "last.pt", "previous.pt"
+_NAMED = 5
+
+
+class RunSaver(BaseSaveHandler):
+    """Writes the checkpoints of a run, and lets it go on where one cannot be written.
+
+    A file is there whole or not at all. The state before the last one is kept as ``previous.pt``. What cannot be
+    written is said once; the best weights wait in memory until they can be, and no later state is written before
+    them, so that what lies on the disk always belongs together.
+
+    Args:
+        directory: where the files go.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._waiting: Mapping[str, Any] | None = None  # best weights that are not on the disk yet
+        self._told = False
+
+    def __call__(self, checkpoint: Mapping[str, Any], filename: str, metadata: Mapping[str, Any] | None = None) -> None:
+        """Writes one checkpoint."""
+        try:
+            if filename != BEST and self._waiting is not None:
+                self._write(self._waiting, BEST)
+                self._waiting = None
+            self._write(checkpoint, filename)
+        except (OSError, RuntimeError) as error:  # torch's writer turns the one into the other
+            if filename == BEST:
+                self._waiting = copy.deepcopy(checkpoint)  # training goes on with these very tensors
+            if not self._told:
+                self._told = True
+                path = self._directory / filename
+                logger.warning("%s cannot be written, training goes on without it: %s", path, first_line(error))
+            return
+        if filename == BEST:
+            self._waiting = None
+
+    def remove(self, filename: str) -> None:
+        """Nothing: the new file takes the old one's place."""
+
+    def best(self) -> dict[str, Any]:
+        """The best checkpoint, be it one that could not be written.
+
+        Raises:
+            UserError: if there is none that can be read.
+        """
+        return dict(self._waiting) if self._waiting is not None else load_checkpoint(self._directory / BEST)
+
+    def _write(self, checkpoint: Mapping[str, Any], filename: str) -> None:
+        path = self._directory / filename
+        temporary = path.with_name(f".{filename}.tmp")
+        try:
+            torch.save(checkpoint, temporary)
+            if filename == LAST and path.exists():
+                path.replace(self._directory / PREVIOUS)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint of a run: tensors and plain types, nothing in it is executed.
+
+    Raises:
+        UserError: if it cannot be read, is damaged, holds anything else or is of another version.
+    """
+    try:
+        with zipfile.ZipFile(path) as file:  # torch does not look at the check sums
+            damaged = file.testzip()
+        if damaged is not None:
+            raise UserError(f"the checkpoint {path} is damaged: the check sum of {damaged} is wrong")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"the checkpoint {path} is refused: it holds something else than tensors and plain values, "
+            "which could run code (none was run)"
+        ) from error
+    except UserError:
+        raise
+    except Exception as error:  # zipfile and torch raise many kinds for a file that is none of theirs
+        raise UserError(f"the checkpoint {path} is damaged, or none: {first_line(error)}") from error
+    run = checkpoint.get("run") if isinstance(checkpoint, dict) else None
+    schema = run.get("schema") if isinstance(run, dict) else None
+    if schema != SCHEMA:
+        raise UserError(f"the checkpoint {path} has version {schema!r}, this program reads {SCHEMA}")
+    return checkpoint
+
+
+def resumable_checkpoint(directory: Path) -> dict[str, Any] | None:
+    """The last state of a run that can be read; None if it has written none.
+
+    Args:
+        directory: of the checkpoints.
+
+    Raises:
+        UserError: if there are files, and none of them can be read.
+    """
+    paths = [path for name in (LAST, PREVIOUS) if (path := directory / name).exists()]
+    problems: list[UserError] = []
+    for path in paths:
+        try:
+            checkpoint = load_checkpoint(path)
+        except UserError as error:
+            problems.append(error)
+            continue
+        for problem in problems:
+            logger.warning("%s; going on from the state before it (epoch %s)", problem, checkpoint["run"]["epoch"])
+        return checkpoint
+    if problems:
+        raise UserError(f"{problems[0]}; --overwrite starts over")
+    return None
+
+
+def check_fit(checkpoint: Mapping[str, Any], settings: Mapping[str, Any], model: nn.Module) -> None:
+    """Refuses a checkpoint of another run.
+
+    Args:
+        checkpoint: see `load_checkpoint`.
+        settings: of the run that is to go on, in plain types.
+        model: into which the weights are to be loaded.
+
+    Raises:
+        UserError: if it has other settings or other weights; says which.
+    """
+    stored = checkpoint["run"].get("settings", {})
+    problems = different_settings(stored, settings)
+    if not problems:
+        weights, own = checkpoint.get("model", {}), model.state_dict()
+        shapes = [{name: tuple(value.shape) for name, value in state.items()} for state in (weights, own)]
+        problems = [
+            f"{name} {shapes[0].get(name, 'missing')} -> {shapes[1].get(name, 'not in the model')}"
+            for name in {**shapes[1], **shapes[0]}
+            if shapes[0].get(name) != shapes[1].get(name)
+        ]
+    if problems:
+        more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
+        raise UserError(
+            f"the checkpoint is of another run ({', '.join(problems[:_NAMED])}{more}); --overwrite starts over"
+        )
+
+
+def different_settings(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """The settings that are not the same, each in words.
+
+    >>> different_settings({"lr": 0.1, "seed": 1}, {"lr": 0.2, "seed": 1})
+    ['lr 0.1 -> 0.2']
+    """
+    return [f"{name} {stored.get(name)!r} -> {value!r}" for name, value in wanted.items() if stored.get(name) != value]
