@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
 import shlex
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
@@ -75,21 +78,43 @@ def main() -> None:
 
 
 def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Shows a user's error as one line and ends with exit code 2; Ctrl-C ends with 130."""
+    """Shows a user's error as one line and ends with exit code 2; Ctrl-C ends with 130, SIGTERM with 143."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
-            return command(*args, **kwargs)
+            with _terminable():
+                return command(*args, **kwargs)
         except UserError as error:
             click.echo(f"error: {' '.join(str(error).split())}", err=True)
             sys.exit(2)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             hint = ": the same command with --resume goes on after the last finished epoch"
-            click.echo(f"interrupted{hint if 'resume' in kwargs else ''}", err=True)
-            sys.exit(130)
+            click.echo(f"{str(error) or 'interrupted'}{hint if 'resume' in kwargs else ''}", err=True)
+            sys.exit(128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT))
 
     return wrapped
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as what Ctrl-C raises: everything that cleans up for the one does so for the other."""
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Raises `Terminated` on SIGTERM, unless the program that called us has plans of its own for it."""
+
+    def terminate(number: int, frame: object) -> None:
+        raise Terminated("terminated")
+
+    mine = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if mine:
+        signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        if mine:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -166,7 +191,7 @@ def run(
 
     \b
     Exit codes: 0 all is well, 1 a run failed, 2 the input is wrong, 3 a run
-    ended with a finding that --fail-on names, 130 interrupted.
+    ended with a finding that --fail-on names, 130 interrupted, 143 terminated.
 
     \b
     Examples:

@@ -1,0 +1,96 @@
+"""Runs that are killed, interrupted and terminated."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from run_directories import assert_equal, checkpoint, files, recorded, summary
+
+from ignite_act.sinks import read_reports
+
+HERE = Path(__file__).parent
+ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize("kills", [4, pytest.param(15, marks=pytest.mark.slow)])
+def test_killed_runs(tmp_path, kills):
+    """Whatever SIGKILL strikes, the resumed run ends as the one that was left alone: nothing is lost, nothing is twice.
+
+    The kills of three variants (early stopping; a random function with Adam and accumulation; a loss scaler) strike at
+    random moments, and every second one while something is written.
+    """
+    command = [sys.executable, HERE / "killing.py", tmp_path, str(kills)]
+    done = subprocess.run(command, env=ALONE, capture_output=True, text=True, check=True)
+    struck = json.loads(done.stdout)
+    assert {name: len(places) for name, places in struck.items()} == dict.fromkeys(("sgd", "adam", "scaler"), kills)
+    for name, places in struck.items():
+        assert Counter(places)["any moment"] == kills // 2
+        assert {"checkpoint", "report line"} <= set(places)
+        assert_ended_as(tmp_path / name, "straight", "counted")
+        killed = sorted(path.name for path in (tmp_path / name).glob("killed-*"))
+        assert_ended_as(tmp_path / name, "straight", *killed)
+    stopped = only_run(tmp_path / "sgd" / "straight")
+    assert summary(stopped)["stop"] == "early_stopping"
+    scaled = checkpoint(only_run(tmp_path / "scaler" / "straight"))
+    assert scaled["scaler"]["scale"] > 1
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize(
+    ("number", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_ends_cleanly(tmp_path, number, code, said, jobs):
+    """Ctrl-C and SIGTERM end a run, and the jobs of a sweep, with one line and a state that is resumed."""
+    command = [sys.executable, "-m", "ignite_act", "run", "--hidden", "8", "--quiet", "--jobs", str(jobs), "--resume"]
+    command += ["--output-dir", tmp_path, "--act", "tanh", *(["--act", "relu"] if jobs > 1 else [])]
+    process = subprocess.Popen(
+        [*command, "--max-epochs", "100000", "--patience", "0"], env=ALONE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(lambda: len([*tmp_path.glob("*/*/*/checkpoints/previous.pt")]) == jobs)  # every job is in its third epoch
+    process.send_signal(number)
+    line, *rest = process.communicate(timeout=60)[1].splitlines()
+    assert line == f"{said}: the same command with --resume goes on after the last finished epoch"
+    assert not [other for other in rest if "resource_tracker" not in other and "warnings.warn" not in other]  # loky's
+    assert process.returncode == code
+    done = [len(read_reports(path)) for path in tmp_path.glob("*/*/*/epochs.jsonl")]
+    again = subprocess.run(
+        [*command, "--max-epochs", "1", "--patience", "0"], env=ALONE, capture_output=True, text=True
+    )
+    assert (again.returncode, again.stderr) == (0, "")
+    stops = [summary(path.parent)["epochs"] for path in tmp_path.glob("*/*/*/summary.json")]
+    assert len(stops) == jobs
+    assert all(epochs - 1 <= stop <= epochs for stop, epochs in zip(stops, done, strict=True))
+
+
+def wait_for(condition):
+    """Waits until something is true."""
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def only_run(place):
+    """The run directory below a place."""
+    (config,) = place.glob("*/*/*/config.yaml")
+    return config.parent
+
+
+def assert_ended_as(place, straight, *others):
+    """Runs are those that were not interrupted: weights, scores, stopping epoch and reports are the same bits."""
+    model = only_run(place / straight)
+    for name in others:
+        other = only_run(place / name)
+        assert (other / "epochs.jsonl").read_bytes() == (model / "epochs.jsonl").read_bytes(), name
+        assert summary(other) == summary(model), name
+        for state in ("last", "best", "previous"):
+            assert_equal(checkpoint(other, state), checkpoint(model, state), f"{name} {state}")
+        epochs = [report.epoch for report in read_reports(model / "epochs.jsonl")]
+        assert [event.step for event in recorded(other).Scalars("loss/train")] == epochs, name
+        assert set(files(other)) == set(files(model)), name
