@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import logging
 import os
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 OUTPUT_DIR = Path("runs")
 FOUND = 3
 """Exit code for findings that the user said should fail."""
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
 _NAMED = 5
 """So many findings are named in a line."""
 
@@ -87,6 +89,13 @@ def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
                 return command(*args, **kwargs)
         except UserError as error:
             click.echo(f"error: {' '.join(str(error).split())}", err=True)
+            sys.exit(2)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            what = f"{error.filename} cannot be written" if error.filename else "the output cannot be written"
+            click.echo(f"error: {what}: {error.strerror}", err=True)
+            sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # what is left cannot be written either
             sys.exit(2)
         except KeyboardInterrupt as error:
             hint = ": the same command with --resume goes on after the last finished epoch"

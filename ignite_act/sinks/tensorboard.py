@@ -56,15 +56,10 @@ class TensorBoardSink:
 
     def __init__(self, log_dir: str | Path, purge_after: int | None = None) -> None:
         self._directory = Path(log_dir)
-        self._writer: EventsWriter | None = None
+        self._purge_after = purge_after
+        self._writer: EventsWriter | None = None  # the file is made with the first event
         self._closed = False
         self._standing: Standing = frozenset()
-        self._begin()
-        if purge_after is not None:
-            self._write_event(purge_after + 1, session_log=SessionLog(status=SessionLog.START))
-        charts = {title: ["Multiline", [f"^{re.escape(prefix)}/.+"]] for title, prefix in _CHARTS.items()}
-        scores = {name: ["Multiline", [f"^{name}/.+"]] for name in ("loss", "accuracy")}
-        self._write_event(0, summary=custom_scalars({"inside the network": charts, "scores": scores}))
 
     def write(self, report: EpochReport) -> None:
         """Writes one report."""
@@ -105,10 +100,17 @@ class TensorBoardSink:
         self._end()
 
     def _begin(self) -> EventsWriter:
-        """Begins an event file."""
+        """Begins an event file: with what an earlier writer left and is to be hidden, and with the charts."""
         self._directory.mkdir(parents=True, exist_ok=True)
         # The writer's own file names repeat within a second, and it overwrites; readers go by the order of the names.
         self._writer = writer = EventsWriter(str(self._directory / "events"), f".{time.time_ns()}")
+        if self._purge_after is not None:
+            writer.write_event(_event(self._purge_after + 1, session_log=SessionLog(status=SessionLog.START)))
+        charts = {title: ["Multiline", [f"^{re.escape(prefix)}/.+"]] for title, prefix in _CHARTS.items()}
+        scores = {name: ["Multiline", [f"^{name}/.+"]] for name in ("loss", "accuracy")}
+        writer.write_event(_event(0, summary=custom_scalars({"inside the network": charts, "scores": scores})))
+        writer.flush()
+        self._purge_after = None
         return writer
 
     def _end(self) -> None:
@@ -126,12 +128,16 @@ class TensorBoardSink:
             logger.warning("%s was removed: what it held is lost, a new file takes the rest", name)
         try:
             writer = self._writer or self._begin()
-            writer.write_event(Event(wall_time=time.time(), step=step, **content))
+            writer.write_event(_event(step, **content))
             writer.flush()
         except OSError:
             with contextlib.suppress(OSError):
                 self._end()
             raise
+
+
+def _event(step: int, **content: Any) -> Event:
+    return Event(wall_time=time.time(), step=step, **content)
 
 
 def write_by(writer: Any, report: EpochReport) -> None:
