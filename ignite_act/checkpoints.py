@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 SCHEMA = 3
 """Version of the checkpoints."""
-BEST, LAST, PREVIOUS = "best.pt", "last.pt", "previous.pt"
+BEST, LAST, PREVIOUS, DAMAGED = "best.pt", "last.pt", "previous.pt", "damaged.pt"
 _NAMED = 5
 
 
@@ -112,6 +112,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def resumable_checkpoint(directory: Path) -> dict[str, Any] | None:
     """The last state of a run that can be read; None if it has written none.
 
+    A damaged last state is set aside as ``damaged.pt``, so that it never takes the place of the one before it.
+
     Args:
         directory: of the checkpoints.
 
@@ -126,8 +128,9 @@ def resumable_checkpoint(directory: Path) -> dict[str, Any] | None:
         except UserError as error:
             problems.append(error)
             continue
-        for problem in problems:
-            logger.warning("%s; going on from the state before it (epoch %s)", problem, checkpoint["run"]["epoch"])
+        if problems:
+            logger.warning("%s; going on from the state before it (epoch %s)", problems[0], checkpoint["run"]["epoch"])
+            paths[0].replace(directory / DAMAGED)
         return checkpoint
     if problems:
         raise UserError(f"{problems[0]}; --overwrite starts over")

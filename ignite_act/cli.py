@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import io
 import logging
 import os
 import shlex
@@ -95,7 +96,7 @@ def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
                 raise
             what = f"{error.filename} cannot be written" if error.filename else "the output cannot be written"
             click.echo(f"error: {what}: {error.strerror}", err=True)
-            sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # what is left cannot be written either
+            sys.stdout = io.StringIO()  # what is left in the buffer cannot be written either
             sys.exit(2)
         except KeyboardInterrupt as error:
             hint = ": the same command with --resume goes on after the last finished epoch"
