@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import pickle
@@ -73,12 +74,15 @@ class RunSaver(BaseSaveHandler):
         path = self._directory / filename
         temporary = path.with_name(f".{filename}.tmp")
         try:
-            torch.save(checkpoint, temporary)
+            self._directory.mkdir(parents=True, exist_ok=True)
+            with temporary.open("wb") as file:  # by its path torch would not say why it cannot
+                torch.save(checkpoint, file)
             if filename == LAST and path.exists():
                 path.replace(self._directory / PREVIOUS)
             temporary.replace(path)
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -130,7 +134,8 @@ def resumable_checkpoint(directory: Path) -> dict[str, Any] | None:
             continue
         if problems:
             logger.warning("%s; going on from the state before it (epoch %s)", problems[0], checkpoint["run"]["epoch"])
-            paths[0].replace(directory / DAMAGED)
+            with contextlib.suppress(OSError):  # where nothing can be written, that is said elsewhere
+                paths[0].replace(directory / DAMAGED)
         return checkpoint
     if problems:
         raise UserError(f"{problems[0]}; --overwrite starts over")

@@ -6,15 +6,16 @@ import contextlib
 import logging
 import math
 import re
+import socket
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import custom_scalars, histogram_raw, hparams, text
 
 from ignite_act.report import EpochReport
@@ -57,7 +58,8 @@ class TensorBoardSink:
     def __init__(self, log_dir: str | Path, purge_after: int | None = None) -> None:
         self._directory = Path(log_dir)
         self._purge_after = purge_after
-        self._writer: EventsWriter | None = None  # the file is made with the first event
+        self._path = self._directory  # of the event file, which is made with the first event
+        self._writer: RecordWriter | None = None
         self._closed = False
         self._standing: Standing = frozenset()
 
@@ -99,16 +101,18 @@ class TensorBoardSink:
         self._closed = True
         self._end()
 
-    def _begin(self) -> EventsWriter:
+    def _begin(self) -> RecordWriter:
         """Begins an event file: with what an earlier writer left and is to be hidden, and with the charts."""
         self._directory.mkdir(parents=True, exist_ok=True)
-        # The writer's own file names repeat within a second, and it overwrites; readers go by the order of the names.
-        self._writer = writer = EventsWriter(str(self._directory / "events"), f".{time.time_ns()}")
+        now = time.time_ns()  # file names must not repeat within a second, and readers go by their order
+        self._path = self._directory / f"events.out.tfevents.{now // 10**9}.{socket.gethostname()}.{now}"
+        self._writer = writer = RecordWriter(str(self._path))
+        writer.write(_record(0, file_version="brain.Event:2"))
         if self._purge_after is not None:
-            writer.write_event(_event(self._purge_after + 1, session_log=SessionLog(status=SessionLog.START)))
+            writer.write(_record(self._purge_after + 1, session_log=SessionLog(status=SessionLog.START)))
         charts = {title: ["Multiline", [f"^{re.escape(prefix)}/.+"]] for title, prefix in _CHARTS.items()}
         scores = {name: ["Multiline", [f"^{name}/.+"]] for name in ("loss", "accuracy")}
-        writer.write_event(_event(0, summary=custom_scalars({"inside the network": charts, "scores": scores})))
+        writer.write(_record(0, summary=custom_scalars({"inside the network": charts, "scores": scores})))
         writer.flush()
         self._purge_after = None
         return writer
@@ -122,13 +126,12 @@ class TensorBoardSink:
         """Writes one event; into a new file if there is none any more, or the last event stopped half-way in it."""
         if self._closed:
             raise ValueError("the event file is closed")
-        if self._writer is not None and not Path(self._writer._file_name).exists():
-            name = self._writer._file_name
+        if self._writer is not None and not self._path.exists():
             self._end()
-            logger.warning("%s was removed: what it held is lost, a new file takes the rest", name)
+            logger.warning("%s was removed: what it held is lost, a new file takes the rest", self._path)
         try:
             writer = self._writer or self._begin()
-            writer.write_event(_event(step, **content))
+            writer.write(_record(step, **content))
             writer.flush()
         except OSError:
             with contextlib.suppress(OSError):
@@ -136,8 +139,8 @@ class TensorBoardSink:
             raise
 
 
-def _event(step: int, **content: Any) -> Event:
-    return Event(wall_time=time.time(), step=step, **content)
+def _record(step: int, **content: Any) -> bytes:
+    return bytes(Event(wall_time=time.time(), step=step, **content).SerializeToString())
 
 
 def write_by(writer: Any, report: EpochReport) -> None:
