@@ -110,8 +110,8 @@ def windows(steps: int) -> tuple[int, int]:
     >>> windows(300), windows(4), windows(15)
     ((10, 30), (4, 1), (8, 2))
     """
-    length = max(1, math.ceil(steps / WINDOWS))
-    return math.ceil(steps / length), length
+    length = max(1, -(-steps // WINDOWS))
+    return -(-steps // length), length
 
 
 def _made(name: str, model: nn.Module, lr: float) -> Optimizer:

@@ -16,6 +16,7 @@ from ignite.handlers.checkpoint import BaseSaveHandler
 from torch import nn
 
 from ignite_act.errors import UserError, first_line
+from ignite_act.processes import is_first
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,9 @@ class RunSaver(BaseSaveHandler):
         self._told = False
 
     def __call__(self, checkpoint: Mapping[str, Any], filename: str, metadata: Mapping[str, Any] | None = None) -> None:
-        """Writes one checkpoint."""
+        """Writes one checkpoint, in the first of several processes."""
+        if not is_first():
+            return
         try:
             if filename != BEST and self._waiting is not None:
                 self._write(self._waiting, BEST)

@@ -12,15 +12,15 @@ import shlex
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import click
 
 from ignite_act import __version__
-from ignite_act.config import PER_DATA, StudyConfig, load_study
-from ignite_act.errors import UserError
+from ignite_act.config import LARGEST_SEED, PER_DATA, StudyConfig, load_study
+from ignite_act.errors import LostProcessError, UserError, one_line
 from ignite_act.report import Severity
 
 if TYPE_CHECKING:
@@ -57,17 +57,25 @@ class OneLineErrors(click.Command):
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Runs the command; in standalone mode it ends with an exit code."""
+        if standalone_mode:
+            _spell_out(sys.stdout)
         try:
             code: Any = super().main(*args, standalone_mode=False, **extra)  # type: ignore[call-overload]
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             code = error.exit_code
         except click.ClickException as error:
-            click.echo(f"error: {' '.join(error.format_message().split())}", err=True)
+            click.echo(f"error: {one_line(error.format_message())}", err=True)
             code = error.exit_code
         if not standalone_mode:
             return code
         sys.exit(code if isinstance(code, int) else 0)
+
+
+def _spell_out(stream: Any) -> None:
+    """Lets a stream spell out what its encoding has no characters for (names of files, say), instead of failing."""
+    if hasattr(stream, "reconfigure"):
+        stream.reconfigure(errors="backslashreplace")
 
 
 class Commands(OneLineErrors, click.Group):
@@ -89,8 +97,12 @@ def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
             with _terminable():
                 return command(*args, **kwargs)
         except UserError as error:
-            click.echo(f"error: {' '.join(str(error).split())}", err=True)
+            if os.environ.get("RANK", "0") == "0":  # of several processes of torchrun one says it
+                click.echo(f"error: {one_line(error)}", err=True)
             sys.exit(2)
+        except LostProcessError as error:
+            click.echo(f"error: {one_line(error)}", err=True)
+            sys.exit(1)
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
@@ -178,6 +190,19 @@ fail_on_option = click.option(
     help="where the run directories go",
 )  # fmt: skip
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="train so many runs side by side")
+@click.option(
+    "--nproc-per-node",
+    "processes",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="train each run in so many processes of this machine, each on its share of every batch",
+)
+@click.option(
+    "--backend",
+    type=click.Choice(["gloo", "nccl", "mpi"]),
+    help="how several processes talk  [default: nccl on GPUs, else gloo]",
+)
 @click.option("--cluster", metavar="ADDRESS", help="train on the Dask cluster whose scheduler is there (tcp://...)")
 @click.option("--resume", is_flag=True, help="go on with interrupted runs; finished ones are kept")
 @click.option("--overwrite", is_flag=True, help="start over where a run exists")
@@ -188,6 +213,8 @@ def run(
     config_path: Path | None,
     output_dir: str,
     jobs: int,
+    processes: int,
+    backend: str | None,
     cluster: str | None,
     resume: bool,
     overwrite: bool,
@@ -207,11 +234,16 @@ def run(
     Examples:
       ignite-act run --act relu --act leakyrelu:negative_slope=0.1
       ignite-act run --act all --seeds 5 --jobs 2
+      ignite-act run --act relu --nproc-per-node 2
+      torchrun --nproc-per-node 2 -m ignite_act run --act relu
     """
     if resume and overwrite:
         raise UserError("--resume goes on and --overwrite starts over: choose one")
     if cluster is not None and jobs > 1:
         raise UserError("--jobs is for this machine, a cluster has its own workers: choose one")
+    if processes > 1 and (jobs > 1 or cluster is not None):
+        raise UserError("--nproc-per-node trains one run after the other, each in several processes: without --jobs "
+                        "and --cluster")  # fmt: skip
     if not output_dir:
         raise UserError("--output-dir is empty; a dot means the current directory")
     given = {name: value for name, value in options.items() if value is not None and value != ()}
@@ -222,16 +254,31 @@ def run(
     from rich.console import Console
 
     from ignite_act import experiment, variants
-    from ignite_act.run_files import read_run
+    from ignite_act.processes import default_backend, is_first, launch, launched_by_torchrun, together
+    from ignite_act.run_files import read_run, run_directory
 
     configs, place = variants.expand_study(study), Path(output_dir)
     console = Console(quiet=quiet, highlight=False)
+    backend = backend or default_backend()
     if len(configs) == 1 and cluster is None:
-        result = experiment.run(configs[0], place, resume=resume, overwrite=overwrite, quiet=quiet)
-        runs, results = [read_run(result.directory)], result.directory
+        train = functools.partial(experiment.run, configs[0], place, resume=resume, overwrite=overwrite, quiet=quiet)
+        if launched_by_torchrun():
+            with together(backend):
+                train()
+                if not is_first():
+                    return
+        elif processes > 1:
+            launch(train, processes=processes, backend=backend)
+        else:
+            train()
+        results = run_directory(configs[0], place)
+        runs = [read_run(results)]
         _show_inside(console, runs[0])
+    elif launched_by_torchrun():
+        raise UserError("torchrun trains a single run: for several take --nproc-per-node instead")
     else:
-        runs = _sweep(console, configs, place, jobs=jobs, cluster=cluster, overwrite=overwrite)
+        how = {"jobs": jobs, "cluster": cluster, "processes": processes, "backend": backend}
+        runs = _sweep(console, configs, place, how, overwrite=overwrite)
         results = place / study.data
     _show_comparisons(console, runs, results)
     console.print(f"run directory  {results}", markup=False, soft_wrap=True)
@@ -253,17 +300,17 @@ def run(
 
 
 def _sweep(
-    console: Console, configs: list[RunConfig], place: Path, *, jobs: int, cluster: str | None, overwrite: bool
+    console: Console, configs: list[RunConfig], place: Path, how: Mapping[str, Any], *, overwrite: bool
 ) -> list[StoredRun]:
     """Trains what is missing under one display and returns all runs, in the order of their configurations."""
     from ignite_act import run_files, sweep
     from ignite_act.progress import SweepProgress
 
-    plan = sweep.plan(configs, place, resume=not overwrite, overwrite=overwrite, check_data=cluster is None)
+    plan = sweep.plan(configs, place, resume=not overwrite, overwrite=overwrite, check_data=how["cluster"] is None)
     if plan.kept:
         console.print(f"kept {len(plan.kept)} of {len(configs)} runs, which are finished")
     with SweepProgress(plan, console) as progress:
-        for run in plan.run(jobs=jobs, cluster=cluster):
+        for run in plan.run(**how):
             progress.show(run)
     return [run_files.read_run(run_files.run_directory(config, place)) for config in configs]
 
@@ -387,7 +434,7 @@ def _stored_runs(places: tuple[Path, ...]) -> tuple[list[StoredRun], dict[Path, 
 
     runs, left_out = find_runs(places)
     for reason in left_out.values():
-        click.echo(f"left out: {reason}", err=True)
+        click.echo(f"left out: {one_line(reason)}", err=True)
     if not runs:
         raise UserError(f"there is no finished run in {', '.join(map(str, places))}")
     return runs, left_out
@@ -506,7 +553,9 @@ def _show_networks(networks: Sequence[InspectedNetwork]) -> None:
     show_default=True,
     help="training steps to make, rounded up to whole windows",
 )
-@click.option("--seed", type=click.IntRange(0), default=42, show_default=True, help="of weights and batches")
+@click.option(
+    "--seed", type=click.IntRange(0, LARGEST_SEED), default=42, show_default=True, help="of weights and batches"
+)
 @fail_on_option
 @one_line_errors
 def check(
@@ -557,7 +606,7 @@ def check(
         console.print(tables.findings_table(checked.findings, "findings"))
     click.echo(f"findings       {words.counted(checked.findings)}")
     if checked.error:
-        click.echo(f"error: {checked.error}", err=True)
+        click.echo(f"error: {one_line(checked.error)}", err=True)
         sys.exit(1)
     worst = words.at_least(fail_on, checked.findings) if fail_on is not None else []
     if worst:

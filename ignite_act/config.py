@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -17,6 +18,10 @@ Metric = Literal["test_accuracy", "test_loss", "last_accuracy", "last_loss", "de
 """What can be set beside a published number: test scores and dead neurons with the best weights, or validation scores
 after the last epoch."""
 LARGEST_SEED = 2**31 - 1
+WIDEST = 65536
+"""Units of a layer."""
+MOST = 10**9
+"""Of what is counted: samples, steps, epochs."""
 
 PER_DATA: dict[str, dict[str, Any]] = {
     "digits": {"optimizer": "sgd", "lr": 0.01, "batch_size": 32, "max_epochs": 50, "patience": 7},
@@ -28,12 +33,26 @@ PER_DATA: dict[str, dict[str, Any]] = {
 _HIDDEN = {"mlp": (512, 256, 256, 128), "cnn": (32, 64)}
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's plain types; a merge (``<<``) keeps each pair once, so that a few lines cannot fill the memory."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Puts the pairs of merged mappings into a mapping, before its own, which win."""
+        super().flatten_mapping(node)
+        last = {(id(key), id(value)): (key, value) for key, value in reversed(node.value)}
+        node.value = list(last.values())[::-1]
+
+
 def _split_numbers(value: Any) -> Any:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
 def _listed(value: Any) -> Any:
     return [value] if isinstance(value, str) else value
+
+
+def _word(value: Any) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _holds_bool(value: Any) -> bool:
@@ -48,7 +67,7 @@ class Settings(BaseModel):
     data: DataName = Field("digits", description="data set; digits and circles are embedded")
     data_root: Path | None = Field(None, description="where fashionmnist lies or is downloaded to")
     model: Literal["mlp", "cnn"] = Field("mlp", description="multilayer perceptron, or a small CNN with batch norm")
-    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], BeforeValidator(_split_numbers)] = Field(
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=WIDEST)], ...], BeforeValidator(_split_numbers)] = Field(
         min_length=1, description="widths of the hidden layers (cnn: channels), separated by commas"
     )
     style: Style = Field(
@@ -58,18 +77,23 @@ class Settings(BaseModel):
     lr: float = Field(gt=0, le=1e30, allow_inf_nan=False, description="learning rate")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd and rmsprop")
     weight_decay: float = Field(0.0, ge=0, le=1e30, allow_inf_nan=False, description="weight decay")
-    batch_size: int = Field(ge=1, description="samples in a batch")
-    max_epochs: int = Field(ge=1, description="train for at most so many epochs")
-    patience: int = Field(ge=0, description="stop after so many epochs without a better validation accuracy; 0: never")
+    batch_size: int = Field(ge=1, le=MOST, description="samples in a batch")
+    max_epochs: int = Field(ge=1, le=MOST, description="train for at most so many epochs")
+    patience: int = Field(
+        ge=0, le=MOST, description="stop after so many epochs without a better validation accuracy; 0: never"
+    )
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where to compute")
     amp: bool = Field(False, description="mixed precision (float16 on GPUs, bfloat16 on CPUs)")
-    accumulate: int = Field(1, ge=1, description="batches whose gradients make one optimizer step")
+    accumulate: int = Field(1, ge=1, le=MOST, description="batches whose gradients make one optimizer step")
     clip_norm: float | None = Field(
         None, gt=0, le=1e30, allow_inf_nan=False, description="clip the gradients' norm to this"
     )
     diagnostics: bool = Field(True, description="measure what happens inside the network")
     every: int | None = Field(
-        None, ge=1, description="measure in one step of so many; without it gradients in all, activations in one of 10"
+        None,
+        ge=1,
+        le=MOST,
+        description="measure in one step of so many; without it gradients in all, activations in one of 10",
     )
 
     @model_validator(mode="before")
@@ -81,10 +105,10 @@ class Settings(BaseModel):
         for name, value in given.items():
             field = cls.model_fields.get(name)
             if field is not None and field.annotation is not bool and _holds_bool(value):  # YAML's yes, on, true
-                raise ValueError(f"{name}: {value!r} is a yes or no, not what is expected here")
-        filled = {**PER_DATA.get(str(given.get("data", "digits")), {}), **given}
-        model = str(filled.get("model", "mlp"))
-        hidden = (5, 5, 5, 5) if filled.get("data") == "circles" else _HIDDEN.get(model, ())
+                raise ValueError(f"{name}: {_shown(value)} is a yes or no, not what is expected here")
+        data, model = (_word(given.get(name, default)) for name, default in (("data", "digits"), ("model", "mlp")))
+        filled = {**PER_DATA.get(data, {}), **given}
+        hidden = (5, 5, 5, 5) if data == "circles" else _HIDDEN.get(model, ())
         return {"hidden": hidden, **filled}
 
     @model_validator(mode="after")
@@ -140,20 +164,37 @@ def load_study(path: Path | None, overrides: Mapping[str, Any]) -> StudyConfig:
     Raises:
         UserError: if the file cannot be read or something in it, or in the overrides, is not valid.
     """
-    given = {**(_read_yaml(path) if path is not None else {}), **overrides}
+    given = {**(read_yaml(path) if path is not None else {}), **overrides}
     try:
         return StudyConfig(**given)
     except ValidationError as error:
         where = f"{path}: " if path is not None else ""
-        raise UserError(where + "; ".join(_problems(error, given))) from error
+        raise UserError(where + "; ".join(_problems(error, StudyConfig, given))) from error
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def run_config(given: Mapping[str, Any]) -> RunConfig:
+    """The configuration of a run from plain types.
+
+    Raises:
+        UserError: if something in it is not valid.
+    """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return RunConfig(**given)
+    except ValidationError as error:
+        raise UserError("; ".join(_problems(error, RunConfig, given))) from error
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The pairs of a YAML file, in plain types; nothing in it is executed.
+
+    Raises:
+        UserError: if it cannot be read or holds anything else.
+    """
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError, ValueError) as error:
+    except Exception as error:  # PyYAML raises many kinds for a value that does not fit its tag
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not valid YAML: {reason}") from error
     if content is None:
@@ -163,18 +204,31 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def _problems(error: ValidationError, given: Mapping[str, Any]) -> list[str]:
+def _problems(error: ValidationError, kind: type[Settings], given: Mapping[str, Any]) -> list[str]:
     """One problem a key, the first one; what is said of a key that nobody gave only follows from the others."""
-    unknown = sorted(name for name in given if name not in StudyConfig.model_fields)
+    unknown = sorted(name for name in given if name not in kind.model_fields)
     problems: dict[str, str] = {}
     for item in error.errors():
         name = str(item["loc"][0]) if item["loc"] else ""
         if name not in unknown and (name in given or not name):
             message = item["msg"].removeprefix("Value error, ")
             message = message[:1].lower() + message[1:]
-            problems.setdefault(name, f"{name}: {message}, got {given[name]!r}" if name else message)
+            problems.setdefault(name, f"{name}: {message}, got {_shown(given[name])}" if name else message)
     listed = []
     if unknown:
-        names, known = ", ".join(map(repr, unknown)), ", ".join(StudyConfig.model_fields)
+        names, known = ", ".join(map(_shown, unknown)), ", ".join(kind.model_fields)
         listed = [f"unknown {'keys' if len(unknown) > 1 else 'key'} {names} (known: {known})"]
     return [*listed, *problems.values()]
+
+
+def _shown(value: Any) -> str:
+    """The value as it is written, in short: what aliases repeat without end, and what is very long, is cut."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # more digits than Python writes out
+        return "a number of very many digits"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 3
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100

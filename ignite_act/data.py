@@ -39,6 +39,10 @@ class Split:
     def __len__(self) -> int:
         return len(self.x)
 
+    def share(self, rank: int, processes: int) -> Split:
+        """The samples of one of several processes."""
+        return Split(self.x[rank::processes], self.y[rank::processes])
+
     def to(self, device: torch.device | str) -> Split:
         """The same samples on a device."""
         return Split(self.x.to(device), self.y.to(device))
@@ -84,16 +88,27 @@ class TensorLoader:
         shuffle: a new order every epoch.
         drop_last: leave out a last batch that is smaller, unless it is the only one.
         seed: of the order.
+        rank, processes: which share of every batch is taken, where several processes train together.
     """
 
     def __init__(
-        self, split: Split, batch_size: int, *, shuffle: bool = False, drop_last: bool = False, seed: int = 0
+        self,
+        split: Split,
+        batch_size: int,
+        *,
+        shuffle: bool = False,
+        drop_last: bool = False,
+        seed: int = 0,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
         self.split = split
         self.batch_size = min(batch_size, len(split))
         self.shuffle = shuffle
         self.drop_last = drop_last
         self.seed = seed
+        self.rank = rank
+        self.processes = processes
         self.epoch = 1
 
     def __len__(self) -> int:
@@ -109,11 +124,13 @@ class TensorLoader:
         if not self.shuffle:
             stop = len(self) * self.batch_size
             for begin in range(0, stop, self.batch_size):
-                yield x[begin : begin + self.batch_size], y[begin : begin + self.batch_size]
+                share = slice(begin + self.rank, min(begin + self.batch_size, stop), self.processes)
+                yield x[share], y[share]
             return
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(len(self.split), generator=generator).to(x.device)
-        for indices in order.split(self.batch_size)[: len(self)]:
+        for batch in order.split(self.batch_size)[: len(self)]:
+            indices = batch[self.rank :: self.processes]
             yield x.index_select(0, indices), y.index_select(0, indices)
 
 

@@ -12,6 +12,8 @@ from ignite.metrics import Accuracy, Average, Loss
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ignite_act.collect.names import unwrap
+
 Task = Literal["classification", "binary"]
 Batch = tuple[Tensor, Tensor]
 
@@ -46,13 +48,14 @@ def create_trainer(
     """
     loss_fn = loss_function(task)
     scaler = scaler or torch.amp.GradScaler(device.type, enabled=False)
+    inner = unwrap(model)
 
     def step(engine: Engine, batch: Batch) -> dict[str, Tensor]:
         length = engine.state.epoch_length or 1
         position = (engine.state.iteration - 1) % length
         in_group = position % accumulate
         group_size = min(accumulate, length - (position - in_group))
-        if not model.training:
+        if not inner.training:  # an evaluator switches the model itself, not what it is wrapped in
             model.train()
         if in_group == 0:
             optimizer.zero_grad()

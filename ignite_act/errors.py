@@ -5,6 +5,16 @@ class UserError(Exception):
     """Something that was asked for cannot be done; the message says what was given, expected, and what to do."""
 
 
+class LostProcessError(Exception):
+    """One of several processes that train together died or fell silent; exit code 1."""
+
+
+def one_line(text: object) -> str:
+    """The text in one line; characters that a terminal would obey (control, change of direction) are spelt out."""
+    line = " ".join(str(text).split())
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in line)
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or the error's kind if it has none."""
     return next(iter(str(error).splitlines()), type(error).__name__)

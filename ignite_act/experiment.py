@@ -13,15 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ignite.distributed as idist
 import torch
 from ignite.engine import Engine, Events
 from ignite.handlers import Checkpoint, EarlyStopping
 from ignite.handlers.tqdm_logger import ProgressBar
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from ignite_act import checkpoints
 from ignite_act.checkpoints import RunSaver, check_fit, resumable_checkpoint
+from ignite_act.collect.processes import gather
 from ignite_act.config import RunConfig
 from ignite_act.data import Data, Split, TensorLoader, load_data
 from ignite_act.engines import create_evaluator, create_scaler, create_trainer
@@ -29,6 +32,7 @@ from ignite_act.errors import UserError, first_line
 from ignite_act.handlers import ActivationStats, DeadNeurons, Diagnostics
 from ignite_act.handlers.diagnostics import scores
 from ignite_act.models import build_model
+from ignite_act.processes import first, is_first
 from ignite_act.report import EpochReport, over_sites, with_coarse_histogram
 from ignite_act.run_files import (
     SCHEMA,
@@ -51,7 +55,7 @@ from ignite_act.variants import activation_slug, check_activation, parse_activat
 logger = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 1000
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, REPORTS = "checkpoints", "epochs.jsonl"
 LEARNED_BELOW = 0.98
 """A run has started to learn once its validation loss is below this share of the best constant predictor's ..."""
 LEARNED_ABOVE = 0.1
@@ -97,8 +101,17 @@ def prepare(config: RunConfig) -> _Parts:
     data = load_data(config.data, config.data_root).to(device)
     model = build_network(config, data, device)
     loader = TensorLoader(
-        data.train, config.batch_size, shuffle=data.shuffle, drop_last=data.drop_last, seed=config.seed
+        data.train,
+        config.batch_size,
+        shuffle=data.shuffle,
+        drop_last=data.drop_last,
+        seed=config.seed,
+        rank=idist.get_rank(),
+        processes=idist.get_world_size(),
     )
+    _check_shares(loader)
+    if not is_first():  # what is random in the forward differs between processes
+        torch.manual_seed(config.seed + idist.get_rank())
     scaler = create_scaler(device, amp=config.amp)
     return _Parts(config, device, data, model, _optimizer(config, model), scaler, loader)
 
@@ -144,21 +157,33 @@ def run(
         UserError: if the configuration cannot be run, or a run exists and neither flag is given.
     """
     directory = run_directory(config, output_dir)
-    check_run_directory(config, directory, resume=resume, overwrite=overwrite)
-    if resume and is_finished(directory, config):
+
+    def finished() -> RunResult | None:
+        check_run_directory(config, directory, resume=resume, overwrite=overwrite)
+        if not resume or not is_finished(directory, config):
+            return None
         return RunResult(directory, read_summary(directory / "summary.json"), last_report(directory))
+
+    result = first(finished)
+    if result is not None:
+        return result
     parts = prepare(config)
-    with locked(directory):
-        check_run_directory(config, directory, resume=resume, overwrite=overwrite)  # it may have changed until now
-        checkpoint = resumable_checkpoint(directory / CHECKPOINTS) if resume else None
-        if checkpoint is not None:
-            check_fit(checkpoint, settings(config), parts.model)
-        make_run_directory(directory, config, keep=checkpoint is not None)
-        with (
-            log_file(directory / "train.log"),
-            _outputs(directory, config, checkpoint, quiet=quiet) as (sinks, tensorboard),
-        ):
-            return _Run(parts, directory, sinks, tensorboard, quiet=quiet).execute(checkpoint)
+    with contextlib.ExitStack() as stack:
+
+        def begin() -> Mapping[str, Any] | None:
+            stack.enter_context(locked(directory))
+            check_run_directory(config, directory, resume=resume, overwrite=overwrite)  # it may have changed until now
+            checkpoint = resumable_checkpoint(directory / CHECKPOINTS) if resume else None
+            if checkpoint is not None:
+                check_fit(checkpoint, _state_settings(config), parts.model)
+            make_run_directory(directory, config, keep=checkpoint is not None)
+            stack.enter_context(log_file(directory / "train.log"))
+            _take_back(directory, checkpoint)
+            return checkpoint
+
+        checkpoint = first(begin)
+        sinks, tensorboard = stack.enter_context(_outputs(directory, config, checkpoint, quiet=quiet))
+        return _Run(parts, directory, sinks, tensorboard, quiet=quiet).execute(checkpoint)
 
 
 class _Run:
@@ -173,7 +198,7 @@ class _Run:
         self.tensorboard = tensorboard
         self.begin = time.perf_counter()
         self.trainer = create_trainer(
-            parts.model,
+            _data_parallel(parts.model),
             parts.optimizer,
             parts.data.task,
             device=device,
@@ -209,14 +234,14 @@ class _Run:
             self.resumable["diagnostics"] = self.diagnostics
         self.last = Checkpoint(self.resumable, self.saver, filename_pattern=checkpoints.LAST)
         self._bind(sinks)
-        if not quiet and sys.stderr.isatty():
+        if not quiet and sys.stderr.isatty() and is_first():
             often = Events.ITERATION_COMPLETED(every=math.ceil(len(parts.loader) / 50))  # every step is redrawn
             ProgressBar(desc=activation_slug(config.act)).attach(self.trainer, event_name=often)
 
     def _bind(self, sinks: FanOut) -> None:
         """Binds the handlers; at the end of an epoch they run in this order."""
         trainer, evaluator = self.trainer, self.evaluator
-        validation = TensorLoader(self.parts.data.validation, EVALUATION_BATCH)
+        validation = _evaluation(self.parts.data.validation)
         trainer.add_event_handler(Events.EPOCH_STARTED, lambda: self.parts.loader.set_epoch(trainer.state.epoch))
         trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run(validation))
         evaluator.add_event_handler(Events.COMPLETED, self.best)
@@ -238,6 +263,10 @@ class _Run:
         elif self.parts.config.diagnostics:  # killed after its last epoch
             self.diagnostics.end()
         summary = self._summary()
+        first(lambda: self._write(summary))
+        return RunResult(self.directory, summary, first(lambda: last_report(self.directory)))
+
+    def _write(self, summary: Mapping[str, Any]) -> None:
         self._write_outcome(summary)
         logger.info("%s; test %s", summary["stop_reason"], summary["test"])
         path = self.directory / "summary.json"
@@ -247,7 +276,6 @@ class _Run:
             raise UserError(
                 f"the training is done, but {path} cannot be written: {error.strerror}; make room, then --resume"
             ) from error
-        return RunResult(self.directory, summary, last_report(self.directory))
 
     def _write_outcome(self, summary: Mapping[str, Any]) -> None:
         try:
@@ -258,15 +286,18 @@ class _Run:
     def _restore(self, checkpoint: Mapping[str, Any]) -> None:
         Checkpoint.load_objects(self.resumable, checkpoint)
         if self.best.last_checkpoint is not None:
-            try:
-                self.saver.best()
-            except UserError as error:
-                raise UserError(f"{error}: the weights of the best epoch are lost; --overwrite starts over") from error
+            first(self._check_best)
         self.begin -= self.state.seconds
         if self.state.stop == "all_epochs" and self.state.epoch < self.parts.config.max_epochs:
             self.state.stop = None
         elif self.state.stop is None and self.state.epoch >= self.parts.config.max_epochs:
             self.state.stop = "all_epochs"
+
+    def _check_best(self) -> None:
+        try:
+            self.saver.best()
+        except UserError as error:
+            raise UserError(f"{error}: the weights of the best epoch are lost; --overwrite starts over") from error
 
     def _decide(self, engine: Engine) -> None:
         """Whether this epoch was the last one, and why; the answer goes into the checkpoint."""
@@ -284,21 +315,24 @@ class _Run:
     def _summary(self) -> dict[str, Any]:
         """Tests with the best weights; everything in plain types."""
         config, data = self.parts.config, self.parts.data
-        best = self.saver.best()
+        best = first(self.saver.best)
         self.parts.model.load_state_dict(best["model"])
         scores = {
             split: self._evaluate(samples) for split, samples in (("validation", data.validation), ("test", data.test))
         }
         inside = self._inside(data.train) if config.diagnostics else {"dead_neurons": {}, "activations": {}}
-        reports = run_reports(self.directory)
+        return first(lambda: self._composed(best["run"]["epoch"], scores, inside))
+
+    def _composed(self, best_epoch: int, scores: Mapping[str, Any], inside: Mapping[str, Any]) -> dict[str, Any]:
+        config, reports = self.parts.config, run_reports(self.directory)
         last = reports[-1] if reports else None
-        constant = constant_predictor(data.validation.y)
+        constant = constant_predictor(self.parts.data.validation.y)
         return {
             "schema": SCHEMA,
             "activation": activation_slug(config.act),
             "seed": config.seed,
             "epochs": self.state.epoch,
-            "best_epoch": best["run"]["epoch"],
+            "best_epoch": best_epoch,
             **scores,
             "last": {name: _finite(last.scores[name]["validation"]) if last else None for name in ("loss", "accuracy")},
             "constant_predictor": constant,
@@ -318,7 +352,7 @@ class _Run:
         self.evaluator = create_evaluator(
             self.parts.model, self.parts.data.task, device=self.parts.device, amp=self.parts.config.amp
         )
-        metrics = self.evaluator.run(TensorLoader(samples, EVALUATION_BATCH)).metrics
+        metrics = self.evaluator.run(_evaluation(samples)).metrics
         return {name: _finite(metrics[name]) for name in ("loss", "accuracy")}
 
     def _inside(self, samples: Split) -> dict[str, Any]:
@@ -329,7 +363,7 @@ class _Run:
         with DeadNeurons(self.parts.model) as dead, ActivationStats(self.parts.model, every=1) as activations:
             dead.attach(evaluator)
             activations.attach(evaluator)
-            evaluator.run(TensorLoader(samples, EVALUATION_BATCH))
+            evaluator.run(_evaluation(samples))
         rows = {name: _plain(with_coarse_histogram(row)) for name, row in activations.result.items()}
         return {"dead_neurons": {name: _plain(row) for name, row in dead.result.items()}, "activations": rows}
 
@@ -348,7 +382,7 @@ class _RunState:
 
     def __init__(self, trainer: Engine, config: RunConfig) -> None:
         self._trainer = trainer
-        self._settings = settings(config)
+        self._settings = _state_settings(config)
         self.epoch = 0
         self.seconds = 0.0
         self.costs = 0.0
@@ -373,15 +407,49 @@ class _RunState:
 
 
 class _RandomState:
-    """torch's random state, on the host and on the GPUs."""
+    """torch's random state of every process, on the host and on the GPUs."""
 
     def state_dict(self) -> dict[str, Any]:
-        return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+        own = {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all()}
+        return {"processes": gather(own) if idist.get_world_size() > 1 else [own]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        torch.set_rng_state(state["cpu"].cpu())
-        if len(state["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all([item.cpu() for item in state["cuda"]])
+        own = state["processes"][idist.get_rank()]
+        torch.set_rng_state(own["cpu"].cpu())
+        if len(own["cuda"]) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all([item.cpu() for item in own["cuda"]])
+
+
+def _state_settings(config: RunConfig) -> dict[str, Any]:
+    """What a checkpoint must agree in with the run that goes on."""
+    return {**settings(config), "processes": idist.get_world_size()}
+
+
+def _check_shares(loader: TensorLoader) -> None:
+    """Refuses batches that the processes cannot share equally: the mean of their gradients would be another one.
+
+    Raises:
+        UserError: if there are some.
+    """
+    rest = 0 if loader.drop_last else len(loader.split) % loader.batch_size
+    for size in {loader.batch_size, rest or loader.batch_size}:
+        if size % loader.processes:
+            raise UserError(
+                f"{loader.processes} processes cannot share a batch of {size} samples equally: "
+                "choose another --batch-size or another number of processes"
+            )
+
+
+def _data_parallel(model: nn.Module) -> nn.Module:
+    if idist.get_world_size() == 1:
+        return model
+    on_gpu = idist.device().type == "cuda"
+    return DistributedDataParallel(model, device_ids=[idist.get_local_rank()] if on_gpu else None)
+
+
+def _evaluation(samples: Split) -> TensorLoader:
+    """The share of this process of what is evaluated."""
+    return TensorLoader(samples.share(idist.get_rank(), idist.get_world_size()), EVALUATION_BATCH)
 
 
 def constant_predictor(y: torch.Tensor) -> dict[str, float]:
@@ -425,6 +493,8 @@ def _optimizer(config: RunConfig, model: nn.Module) -> Optimizer:
 
 
 def _device(name: str) -> torch.device:
+    if idist.get_world_size() > 1 and name in ("auto", idist.device().type):
+        return idist.device()
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         return torch.device(next(kind for kind, there in available.items() if there))
@@ -435,22 +505,26 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def _take_back(directory: Path, checkpoint: Mapping[str, Any] | None) -> None:
+    """Takes the reports back that were written after the checkpoint."""
+    if checkpoint is not None:
+        reports = [report for report in run_reports(directory) if report.epoch <= checkpoint["run"]["epoch"]]
+        write_atomically(directory / REPORTS, "".join(map(json_line, reports)))
+
+
 @contextlib.contextmanager
 def _outputs(
     directory: Path, config: RunConfig, checkpoint: Mapping[str, Any] | None, *, quiet: bool
 ) -> Iterator[tuple[FanOut, TensorBoardSink]]:
-    """All sinks of a run, and the one of TensorBoard; what was written after the checkpoint is taken back."""
+    """All sinks of a run, which the first process writes to, and the one of TensorBoard."""
     epoch = checkpoint["run"]["epoch"] if checkpoint is not None else None
-    path = directory / "epochs.jsonl"
-    if epoch is not None:
-        kept = [line for report in run_reports(directory) if report.epoch <= epoch for line in [json_line(report)]]
-        write_atomically(path, "".join(kept))
     tensorboard = TensorBoardSink(directory, purge_after=epoch)
-    sinks: list[Sink] = [JsonLinesSink(path), tensorboard, ConsoleSink(logger.info, config.max_epochs)]
+    lines = JsonLinesSink(directory / REPORTS)
+    sinks: list[Sink] = [lines, tensorboard, ConsoleSink(logger.info, config.max_epochs)]
     if not quiet:
         sinks.append(ConsoleSink(max_epochs=config.max_epochs))
     try:
-        yield FanOut(sinks), tensorboard
+        yield FanOut(sinks if is_first() else ()), tensorboard
     finally:
         tensorboard.close()
 

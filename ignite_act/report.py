@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 SCHEMA = 2
 """Version of the format of `EpochReport.to_dict`."""
@@ -17,6 +19,8 @@ Severity = Literal["info", "warning", "error"]
 
 _OCTAVES = 10
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+_NAMES = {"producer", "function", "hidden_softmax", "dropout_layer", "loss_applies"}
+"""What is a name, or a word, in `EpochReport.output`."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +57,13 @@ class Finding:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Finding:
-        """The finding that `to_dict` came from."""
-        values = {name: _decoded(value) for name, value in data.items()}
-        return cls(**{**values, "advice": tuple(values["advice"])})
+        """The finding that `to_dict` came from.
+
+        Raises:
+            ValueError: if the data is none.
+        """
+        check_shape(_FindingShape, data)
+        return cls(**{**data, "evidence": _decoded(data["evidence"]), "advice": tuple(data["advice"])})
 
 
 @dataclass(frozen=True)
@@ -104,13 +112,17 @@ class EpochReport:
         """The report that `to_dict` came from.
 
         Raises:
-            ValueError: if the data is of another version of the format.
+            ValueError: if the data is of another version of the format, or is no report.
         """
         schema = data.get("schema") if isinstance(data, Mapping) else None
         if schema != SCHEMA:
             raise ValueError(f"cannot read a report of schema {schema!r}, this is schema {SCHEMA}")
-        values = {name: _decoded(value) for name, value in data.items() if name not in ("schema", "findings")}
-        return cls(**values, findings=tuple(map(Finding.from_dict, data["findings"])))
+        values = {name: value if name in ("findings", "coverage") else _decoded(value) for name, value in data.items()}
+        check_shape(_ReportShape, values)
+        output = {name: data["output"][name] for name in _NAMES & set(values.setdefault("output", {}))}
+        findings = tuple(map(Finding.from_dict, data["findings"]))
+        del values["schema"]
+        return cls(**{**values, "output": {**values["output"], **output}, "findings": findings})
 
     @property
     def gradient_ratio(self) -> float:
@@ -192,3 +204,113 @@ def _decoded(value: Any) -> Any:
     if isinstance(value, list):
         return [_decoded(item) for item in value]
     return _NON_FINITE.get(value, value) if isinstance(value, str) else value
+
+
+# What files must hold, so that whoever shows it can rely on it.
+
+_LARGEST = 1e300
+
+
+def _bounded(value: float) -> float:
+    if _LARGEST < abs(value) < math.inf:
+        raise ValueError("the number is too large")
+    return value
+
+
+Number = Annotated[float, AfterValidator(_bounded)]
+"""NaN and infinities included; small enough to be added up and shown in percent."""
+Finite = Annotated[Number, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, lt=2**53)]
+
+
+class Shape(BaseModel):
+    """Keys and types of stored data; numbers are numbers, not their words."""
+
+    model_config = ConfigDict(strict=True)
+
+
+class GradientShape(Shape):
+    """A row of gradients, as far as it is read."""
+
+    mean_abs: Number | None = None
+
+
+class DeadShape(Shape):
+    """A row of dead neurons, as far as it is read."""
+
+    dead: Count
+    units: Count
+
+
+class HistogramShape(Shape):
+    """The histogram of a row of activations; it may have been left out."""
+
+    zero_fraction: Number | None = None
+    edges: list[Finite] = []
+    counts: list[Count] = []
+
+    @model_validator(mode="after")
+    def _is_histogram(self) -> HistogramShape:
+        if len(self.edges) != (len(self.counts) + 1 if self.counts else 0):
+            raise ValueError("a histogram has one edge more than counts")
+        if any(high - low < 1 / _LARGEST for low, high in zip(self.edges, self.edges[1:], strict=False)):
+            raise ValueError("the edges of a histogram increase")
+        return self
+
+
+class CoverageShape(Shape):
+    """What a diagnostic saw, as far as it is read."""
+
+    unseen: dict[str, str] = {}
+
+
+class _UpdateShape(Shape):
+    ratio: Number | None = None
+
+
+class _ReportShape(Shape):
+    model_config = ConfigDict(extra="forbid")
+
+    schema_: int = Field(alias="schema")
+    epoch: Count
+    iteration: Count
+    partial: bool = False
+    scores: dict[str, dict[str, Number | None]] = {}
+    gradients: dict[str, GradientShape] = {}
+    activations: dict[str, HistogramShape] = {}
+    dead_neurons: dict[str, DeadShape] = {}
+    updates: dict[str, _UpdateShape] = {}
+    signal: dict[str, dict[str, Any]] = {}
+    output: dict[str, Any] = {}
+    loss: dict[str, Any] = {}
+    findings: list[Any]
+    coverage: dict[str, CoverageShape] = {}
+    cost: Number = 0.0
+
+
+class _FindingShape(Shape):
+    model_config = ConfigDict(extra="forbid")
+
+    kind: str
+    severity: Severity
+    layer: str | None
+    since_epoch: Count
+    evidence: dict[str, Any]
+    harm: str
+    advice: list[str]
+    source: str
+    cleared_epoch: Count | None = None
+
+
+def check_shape(shape: type[Shape], data: object) -> None:
+    """Refuses data that has not the keys and types of a shape.
+
+    Raises:
+        ValueError: in one line, which names the first place that does not fit.
+    """
+    try:
+        shape.model_validate(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{place}: {first['msg'][:1].lower()}{first['msg'][1:]}" if place else first["msg"]) from error

@@ -18,14 +18,25 @@ from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
+from pydantic import Field
 
 from ignite_act.checkpoints import different_settings
-from ignite_act.config import RunConfig
+from ignite_act.config import RunConfig, read_yaml, run_config
 from ignite_act.errors import UserError, first_line
-from ignite_act.report import EpochReport, Finding
+from ignite_act.report import (
+    Count,
+    CoverageShape,
+    DeadShape,
+    EpochReport,
+    Finding,
+    Finite,
+    GradientShape,
+    HistogramShape,
+    Shape,
+    check_shape,
+)
 from ignite_act.sinks import read_reports
-from ignite_act.sinks.words import SEVERITIES
-from ignite_act.variants import activation_slug
+from ignite_act.variants import activation_slug, check_activation
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +76,7 @@ class StoredRun:
 
     def reports(self) -> list[EpochReport]:
         """The reports of its epochs, read from the file at every call."""
-        return run_reports(self.directory)
+        return _reports(self.directory)
 
     def first_report(self) -> EpochReport | None:
         """The report of the first epoch, without reading the others; None if there is none that can be read."""
@@ -98,9 +109,9 @@ def check_run_directory(config: RunConfig, directory: Path, *, resume: bool = Fa
             "--resume goes on with it, --overwrite starts over, --output-dir takes another place"
         )
     try:
-        saved = dict(yaml.safe_load((directory / "config.yaml").read_text(encoding="utf-8"))["config"])
+        saved = dict(read_yaml(directory / "config.yaml")["config"])
         saved["act"] = activation_slug(saved["act"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, UserError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, UserError) as error:
         raise UserError(f"{directory / 'config.yaml'} cannot be read; --overwrite starts over") from error
     different = different_settings(saved, settings(config))
     if different:
@@ -181,28 +192,48 @@ def read_run(directory: Path) -> StoredRun:
         UserError: if it has not ended, or its files cannot be read.
     """
     if not (directory / "summary.json").exists():
-        raise UserError(f"{directory} holds an unfinished run")
-    summary = read_summary(directory / "summary.json")
-    path = directory / "config.yaml"
+        raise UserError(f"{directory} holds {'an unfinished run' if is_begun(directory) else 'no run'}")
+    summary = _summary(directory / "summary.json")
+    config, versions = read_config(directory / "config.yaml")
+    return StoredRun(directory, config.model_dump(mode="json"), versions, summary)
+
+
+def read_config(path: Path) -> tuple[RunConfig, dict[str, str]]:
+    """The settings of a run, and package -> version that it was made with, from its ``config.yaml``.
+
+    Raises:
+        UserError: if it cannot be read, is another program's, or its settings cannot be used.
+    """
     try:
-        saved = yaml.safe_load(path.read_text(encoding="utf-8"))
-        config = RunConfig(**saved["config"]).model_dump(mode="json")
-        versions = {str(name): str(value) for name, value in saved["versions"].items()}
-    except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        saved = read_yaml(path)
+        check_shape(_ConfigFile, saved)
+        config = run_config(saved["config"])
+        check_activation(config)
+    except (UserError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {first_line(error)}") from error
-    return StoredRun(directory, config, versions, summary)
+    return config, saved["versions"]
+
+
+def is_begun(directory: Path) -> bool:
+    """Whether a directory's ``config.yaml`` is that of a run, and not another program's."""
+    try:
+        check_shape(_ConfigFile, read_yaml(directory / "config.yaml"))
+    except (UserError, ValueError):
+        return False
+    return True
 
 
 def find_runs(places: Iterable[Path]) -> tuple[list[StoredRun], dict[Path, str]]:
     """The runs that ended in or below some directories, in the order of their paths.
 
     Returns:
-        The runs, and the directories whose run was left out, each with the reason.
-
+        The runs, and the directories whose run was left out, each with the reason. A ``config.yaml`` of another
+        program is no run.
     """
     directories: dict[Path, Path] = {}
     for place in places:
-        found = sorted(path.parent for path in place.rglob("config.yaml"))
+        beside = (path.parent for path in place.rglob("config.yaml"))
+        found = sorted(folder for folder in beside if (folder / "summary.json").exists() or is_begun(folder))
         directories.update({directory.resolve(): directory for directory in reversed(found)})
     runs, left_out = [], {}
     for directory in sorted(directories.values(), key=_natural):
@@ -220,41 +251,120 @@ def _natural(path: Path) -> list[Any]:
 
 
 def read_summary(path: Path) -> dict[str, Any]:
+    """The summary of a run that is to go on."""
+    with _overwritable():
+        return _summary(path)
+
+
+def _summary(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        check_shape(_Versioned, content)
         if content["schema"] != SCHEMA:
             raise ValueError(f"it has version {content['schema']!r}, this program reads {SCHEMA}")
+        check_shape(_Ended, content)
+        if content["stop"] != "failed":
+            check_shape(_Finished, content)
         stored_findings(content)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} cannot be read: {first_line(error)}; --overwrite starts over") from error
-    return dict(content)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {first_line(error)}") from error
+    return content
+
+
+@contextlib.contextmanager
+def _overwritable() -> Iterator[None]:
+    """Says how to go on where a damaged file is in the way of a training."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error}; --overwrite starts over") from error
+
+
+class _ConfigFile(Shape):
+    config: dict[str, Any]
+    versions: dict[str, str]
+
+
+class _Versioned(Shape):
+    schema_: int = Field(alias="schema")
+
+
+class _Ended(Shape):
+    activation: str
+    epochs: Count
+    stop: str
+    stop_reason: str
+    learned: bool = False
+    findings: list[Any] | None = None
+    coverage: dict[str, CoverageShape] | None = None
+
+
+class _Scores(Shape):
+    accuracy: Finite | None
+    loss: Finite | None
+
+
+class _GradientRow(GradientShape):
+    mean_abs: Finite | None
+    max_abs: Finite | None
+    steps: Count
+    skipped_steps: Count
+    nonfinite: Count
+
+
+class _ActivationRow(HistogramShape):
+    mean: Finite | None
+    std: Finite | None
+    min: Finite | None
+    max: Finite | None
+    zero_fraction: Finite | None
+    saturated_fraction: Finite | None
+    nonfinite: Count
+
+
+class _Finished(_Ended):
+    best_epoch: Count | None
+    test: _Scores
+    last: _Scores
+    seconds: Finite
+    cost: Finite = 0.0
+    gradients: dict[str, _GradientRow]
+    activations: dict[str, _ActivationRow]
+    dead_neurons: dict[str, DeadShape]
 
 
 def stored_findings(summary: Mapping[str, Any]) -> list[Finding]:
     """The findings of a summary; none where it has no word of them.
 
     Raises:
-        ValueError, LookupError, TypeError, AttributeError: if they are none.
+        ValueError: if they are none.
     """
-    findings = [Finding.from_dict(item) for item in summary.get("findings") or ()]
-    for finding in findings:
-        types = (finding.kind, str), (finding.since_epoch, int), (finding.evidence, Mapping)
-        if finding.severity not in SEVERITIES or not all(isinstance(value, kind) for value, kind in types):
-            raise ValueError(f"{finding.kind!r} is no finding that this version knows")
-    return findings
+    try:
+        return [Finding.from_dict(item) for item in summary.get("findings") or ()]
+    except ValueError as error:
+        raise ValueError(f"there is no finding that this version knows: {first_line(error)}") from error
 
 
 def run_reports(directory: Path) -> list[EpochReport]:
+    """The reports of a run that is to go on."""
+    with _overwritable():
+        return _reports(directory)
+
+
+def _reports(directory: Path) -> list[EpochReport]:
     path = directory / "epochs.jsonl"
     try:
         return read_reports(path) if path.exists() else []
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read: {first_line(error)}; --overwrite starts over") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read: {first_line(error)}") from error
 
 
 def first_report(directory: Path) -> EpochReport | None:
     """The report of a run's first epoch; None if there is none that can be read."""
-    with contextlib.suppress(OSError, ValueError), (directory / "epochs.jsonl").open(encoding="utf-8") as file:
+    with (
+        contextlib.suppress(OSError, ValueError, RecursionError),
+        (directory / "epochs.jsonl").open(encoding="utf-8") as file,
+    ):
         return EpochReport.from_dict(json.loads(file.readline()))
     return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,8 @@ import joblib
 from ignite_act import experiment
 from ignite_act.config import RunConfig
 from ignite_act.data import load_data
-from ignite_act.errors import UserError, first_line
+from ignite_act.errors import LostProcessError, UserError, first_line
+from ignite_act.processes import launch
 from ignite_act.run_files import (
     BusyError,
     StoredRun,
@@ -50,7 +52,9 @@ class Sweep:
     begin: float
     overwrite: bool = False
 
-    def run(self, *, jobs: int = 1, cluster: str | None = None) -> Iterator[StoredRun]:
+    def run(
+        self, *, jobs: int = 1, cluster: str | None = None, processes: int = 1, backend: str = "gloo"
+    ) -> Iterator[StoredRun]:
         """Trains, and yields every run as it ends; one that fails is recorded with the reason and yielded like others.
 
         Each of several jobs is a process of its own with its share of the cores. Where a process dies (the memory is
@@ -59,12 +63,17 @@ class Sweep:
         Args:
             jobs: how many runs to train at the same time; 1 trains in this process.
             cluster: address of a Dask scheduler that trains instead; its workers must see ``output_dir``.
+            processes: how many train each run together, one run after the other.
+            backend: by which they talk.
 
         Raises:
             UserError: if the cluster cannot be reached.
         """
         if cluster is not None:
             yield from self._train_on(cluster)
+        elif processes > 1:
+            for config in self.configs:
+                yield self._train_together(config, processes, backend)
         elif jobs == 1:
             for config in self.configs:
                 yield read_run(train(config, self.output_dir, overwrite=self.overwrite))
@@ -96,6 +105,16 @@ class Sweep:
         calls = [joblib.delayed(train)(config, self.output_dir, overwrite=overwrite) for config in configs]
         for directory in joblib.Parallel(n_jobs=jobs, batch_size=1, return_as="generator_unordered")(calls):
             yield read_run(directory)
+
+    def _train_together(self, config: RunConfig, processes: int, backend: str) -> StoredRun:
+        work = functools.partial(
+            experiment.run, config, self.output_dir, resume=not self.overwrite, overwrite=self.overwrite, quiet=True
+        )
+        try:
+            launch(work, processes=processes, backend=backend)
+        except (LostProcessError, RuntimeError) as error:
+            record_failure(self.directory(config), config, error)
+        return read_run(self.directory(config))
 
     def _train_on(self, address: str) -> Iterator[StoredRun]:
         """On a Dask cluster, without joblib's backend for it: that waits for ever for a run whose worker died."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Mapping
 
 import torch
 
 from ignite_act.activations import ACTIVATIONS, Activation, Parameter, get_activation, make_activation
-from ignite_act.config import RunConfig, StudyConfig
+from ignite_act.config import WIDEST, RunConfig, StudyConfig
 from ignite_act.errors import UserError, first_line
 from ignite_act.models import MLP
 
-_PARAMETER = re.compile(r"[\w.+-]+")
-"""A parameter's value, which also becomes a part of a path."""
+_PARAMETER = re.compile(r"(?!.*\.\.)[\w.+-]{1,40}")
+"""A parameter's value, which also becomes a part of a path: no separator, no two dots, not too long."""
 
 
 def parse_activation(text: str) -> tuple[Activation, dict[str, Parameter]]:
@@ -33,12 +34,20 @@ def parse_activation(text: str) -> tuple[Activation, dict[str, Parameter]]:
         parameters[key] = _scalar(value)
     try:
         entry = get_activation(name.strip())
+        _check_counts(entry, parameters)
         make_activation(entry.name, **parameters)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise UserError(str(error)) from error
     if not entry.pointwise:
         raise UserError(f"{entry.name} mixes the units of a layer: it is for outputs, not for hidden layers")
     return entry, parameters
+
+
+def _check_counts(entry: Activation, parameters: Mapping[str, Parameter]) -> None:
+    """Refuses a number of learned parameters that no layer could use, before the memory for them is taken."""
+    for name, value in parameters.items():
+        if type(entry.parameters.get(name)) is int and isinstance(value, (int, float)) and value > WIDEST:
+            raise UserError(f"parameter {name!r} of activation {entry.name!r} is at most {WIDEST}, got {value}")
 
 
 def activation_slug(text: str) -> str:

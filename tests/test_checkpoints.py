@@ -251,7 +251,8 @@ def test_no_checkpoint(tmp_path):
 
 def test_best_weights_wait_in_memory(tmp_path, caplog):
     """Best weights that cannot be written are kept as they were, and written before any later state."""
-    saver, weights = RunSaver(tmp_path / "missing"), torch.zeros(3)
+    (tmp_path / "place").write_text("in the way", encoding="utf-8")
+    saver, weights = RunSaver(tmp_path / "place"), torch.zeros(3)
     run_state = {"schema": SCHEMA}
     saver({"model": weights, "run": run_state}, "best.pt")
     weights += 1
@@ -259,10 +260,10 @@ def test_best_weights_wait_in_memory(tmp_path, caplog):
     assert torch.equal(saver.best()["model"], torch.zeros(3))
     assert len(caplog.records) == 1
     assert "training goes on without it" in caplog.text
-    (tmp_path / "missing").mkdir()
+    (tmp_path / "place").unlink()
     saver({"model": weights, "run": run_state}, "last.pt")
-    assert torch.equal(load_checkpoint(tmp_path / "missing/best.pt")["model"], torch.zeros(3))
-    assert torch.equal(load_checkpoint(tmp_path / "missing/last.pt")["model"], torch.ones(3))
+    assert torch.equal(load_checkpoint(tmp_path / "place/best.pt")["model"], torch.zeros(3))
+    assert torch.equal(load_checkpoint(tmp_path / "place/last.pt")["model"], torch.ones(3))
     assert len(caplog.records) == 1
 
 

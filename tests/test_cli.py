@@ -74,6 +74,8 @@ def test_help_shows_every_option_and_default(invoke):
         "--config",
         "--output-dir",
         "--jobs",
+        "--nproc-per-node",
+        "--backend",
         "--cluster",
         "--resume",
         "--overwrite",
@@ -82,7 +84,7 @@ def test_help_shows_every_option_and_default(invoke):
     ):
         assert flag in text
     assert "--fail-on [error|warning|info] end with exit code 3 if a run ends with a finding" in text
-    assert text.count("[default: ") == len(SETTINGS) + 2
+    assert text.count("[default: ") == len(SETTINGS) + 4
     for default in (
         "[default: digits]", "[default: 512,256,256,128; 5,5,5,5 for circles; 32,64 for a cnn]",
         "[default: 0.01 for digits, 0.0001 for circles, 0.01 for fashionmnist]", "[default: 0.9]", "[default: 42]",

@@ -11,8 +11,8 @@ import ignite_act
 PACKAGE = Path(ignite_act.__file__).parent
 LEVELS = [
     {"errors", "names"},
-    {"activations", "data", "config", "testing"},
-    {"models", "stats"},
+    {"activations", "data", "config", "processes", "testing"},
+    {"checkpoints", "models", "stats"},
     {"report", "variants"},
     {"findings"},
     {"collect", "sinks"},

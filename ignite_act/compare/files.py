@@ -29,7 +29,7 @@ def write_comparisons(comparisons: Sequence[Comparison], directory: Path) -> lis
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
-            write_atomically(directory / name, content)
+            write_atomically(directory / name, content.encode("utf-8", "replace").decode())  # see write_page
     except OSError as error:
         raise UserError(f"cannot write {directory}: {error.strerror}") from error
     return [directory / name for name in contents]

@@ -46,7 +46,7 @@ class Histogram:
         self.edges: Array = np.asarray(row["edges"], float)
         counts: Array = np.asarray(row["counts"], float)
         total = float(counts.sum())
-        zeros = round((finite(row["zero_fraction"]) or 0.0) * total)
+        zeros = round((finite(row.get("zero_fraction")) or 0.0) * total)
         for place in self._around_zero():
             taken = min(zeros, counts[place])
             counts[place] -= taken
@@ -149,7 +149,7 @@ def _row(site: str, run: Reports, position: int) -> Mapping[str, Any] | None:
     """The run's last row up to an epoch."""
     rows = (report.activations.get(site) for report in reversed(run) if report.epoch <= position)
     row = next((row for row in rows if row is not None), None)
-    return row if row is not None and sum(row["counts"]) > 0 else None
+    return row if row is not None and sum(row.get("counts", ())) > 0 else None
 
 
 def _ridge(frame: Frame, grid: Array, base: float) -> list[float | None]:

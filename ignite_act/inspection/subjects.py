@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 
 from ignite_act.checkpoints import load_checkpoint
@@ -18,6 +17,7 @@ from ignite_act.engines import loss_function
 from ignite_act.errors import UserError, first_line
 from ignite_act.experiment import EVALUATION_BATCH, build_network
 from ignite_act.inspection.network import Inspection, inspect_network
+from ignite_act.run_files import is_begun, read_config
 from ignite_act.variants import activation_slug, check_activation, expand_study
 
 GRADIENT_BATCH = 256
@@ -155,7 +155,7 @@ def build(subject: Subject, data: Data) -> nn.Module:
     if subject.weights is not None:
         try:
             model.load_state_dict(subject.weights)
-        except (RuntimeError, TypeError) as error:
+        except (RuntimeError, TypeError, AttributeError) as error:
             raise UserError(f"{subject.source} does not fit the config.yaml of its run: {first_line(error)}") from error
     return model
 
@@ -165,7 +165,8 @@ def _run_directories(place: Path) -> list[Path]:
     try:
         if not place.is_dir() or (place / "config.yaml").is_file():
             return [place]
-        return sorted(path.parent for path in place.rglob("config.yaml")) or [place]
+        folders = (path.parent for path in place.rglob("config.yaml"))
+        return sorted(folder for folder in folders if is_begun(folder)) or [place]
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read {place}: {first_line(error)}") from error
 
@@ -199,16 +200,12 @@ def _trained(config: RunConfig, checkpoint: Path) -> Subject:
     stored = load_checkpoint(checkpoint)
     try:
         return Subject(config, int(stored["run"]["epoch"]), checkpoint, dict(stored["model"]))
-    except (LookupError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{checkpoint} holds no weights of a run") from error
 
 
 def _read_config(directory: Path, data_root: Path | None) -> RunConfig:
-    path = directory / "config.yaml"
-    try:
-        config = RunConfig(**yaml.safe_load(path.read_text(encoding="utf-8"))["config"])
-    except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read: {first_line(error)}") from error
+    config, _ = read_config(directory / "config.yaml")
     return config if data_root is None else config.model_copy(update={"data_root": data_root})
 
 
