@@ -210,14 +210,14 @@ class _Run:
         self.evaluator = create_evaluator(parts.model, parts.data.task, device=device, amp=config.amp)
         self.trainer.logger.setLevel(logging.CRITICAL)  # what ends a run is said by those who end it
         self.state = _RunState(self.trainer, config)
-        self.early_stopping = EarlyStopping(config.patience or sys.maxsize, _score, self.trainer)
+        self.early_stopping = EarlyStopping(config.patience or sys.maxsize, self._score, self.trainer)
         self.early_stopping.logger.setLevel(logging.WARNING)  # the stop reason is in the summary
         self.saver = RunSaver(directory / CHECKPOINTS)
         self.best = Checkpoint(
             {"model": parts.model, "run": self.state},
             self.saver,
             filename_pattern=checkpoints.BEST,
-            score_function=_score,
+            score_function=self._score,
         )
         self.diagnostics = Diagnostics(parts.model, parts.optimizer, every=config.every, sinks=[sinks])
         self.resumable: dict[str, Any] = {
@@ -298,6 +298,11 @@ class _Run:
             self.saver.best()
         except UserError as error:
             raise UserError(f"{error}: the weights of the best epoch are lost; --overwrite starts over") from error
+
+    def _score(self, evaluator: Engine) -> float:
+        """The score of the evaluation; weights that are not finite are never better, whatever they score."""
+        weights = self.parts.model.state_dict().values()
+        return _score(evaluator) if all(bool(weight.isfinite().all()) for weight in weights) else -math.inf
 
     def _decide(self, engine: Engine) -> None:
         """Whether this epoch was the last one, and why; the answer goes into the checkpoint."""
