@@ -265,14 +265,14 @@ class GradientCollector(Collector):
                 reason = f"only {', '.join(sorted(self._others))} made steps, which was not to be followed"
             if self._layers:
                 return {layer.name: reason for layer in self._layers.values()}
-        unseen = {}
+        unseen, measured = {}, set(seen)
         for pattern in self._patterns or ():
             if not any(matches(pattern, name, kind) for name, kind in self._labels):
                 name = pattern if isinstance(pattern, str) else pattern.__name__
                 unseen[name] = "no parameter of the model fits this choice"
         for parameter in self.model.parameters():
             layer = self._layers.get(id(parameter))
-            if layer is not None and layer.name not in seen:
+            if layer is not None and layer.name not in measured:
                 unseen[layer.name] = self._trouble or _why_unseen(parameter)
         if self._trouble:
             unseen.setdefault("some steps", self._trouble)

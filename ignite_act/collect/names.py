@@ -33,12 +33,10 @@ def clean(name: str) -> str:
 
 def module_names(model: nn.Module) -> dict[nn.Module, list[str]]:
     """Every module with all the names under which it is registered, in the order of registration."""
-    names: dict[nn.Module, list[str]] = {}
+    names: dict[nn.Module, dict[str, None]] = {}  # one module may have a thousand names
     for name, module in model.named_modules(remove_duplicate=False):
-        known = names.setdefault(module, [])
-        if clean(name) not in known:
-            known.append(clean(name))
-    return names
+        names.setdefault(module, {})[clean(name)] = None
+    return {module: list(known) for module, known in names.items()}
 
 
 def as_patterns(patterns: Patterns, argument: str) -> tuple[Pattern, ...] | None:

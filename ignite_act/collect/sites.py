@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import nn
 
 from ignite_act.activations import Activation, recognised_module
 from ignite_act.collect.base import Collector
-from ignite_act.collect.forward import ForwardTap, SiteCall, SiteKey
+from ignite_act.collect.forward import ForwardTap, ModuleInfo, SiteCall, SiteKey
 from ignite_act.collect.names import Pattern, Patterns, as_patterns, is_glob, matches
 from ignite_act.stats.base import Statistic
 
 logger = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=Statistic)
+
+
+class _Choice(NamedTuple):
+    """What the names of a module, or of a function called in it, mean for the user's choices."""
+
+    info: ModuleInfo | None  # of the module as it was then
+    selected: bool  # as far as can be said before the forward is over
+    axis: int | None  # of the units; None to go by the rule
 
 
 class SiteCollector(Collector, Generic[S]):
@@ -50,6 +58,7 @@ class SiteCollector(Collector, Generic[S]):
         self._unit_dim = unit_dim
         self._statistics: dict[SiteKey, S] = {}
         self._restored: dict[str, S] = {}
+        self._choices: dict[tuple[int, str], _Choice] = {}  # by module and function
         self._failed: dict[SiteKey, str] = {}
         self._lost: dict[str, str] = {}
         self._notes: dict[str, str] = {}
@@ -133,7 +142,7 @@ class SiteCollector(Collector, Generic[S]):
         """Gives a site up for this window; the coverage says why, and the log, once."""
         self._failed[key] = f"measuring it failed: {type(error).__name__}: {error}"
         self._statistics.pop(key, None)
-        name = self._tap.labels().get(key, "a site")
+        name = self._place_of(key)
         if name not in self._said:
             self._said.add(name)
             logger.warning("%s gives up %s: %s", type(self).__name__, name, self._failed[key])
@@ -150,11 +159,8 @@ class SiteCollector(Collector, Generic[S]):
         if isinstance(self._unit_dim, int):
             axis = self._unit_dim
         else:
-            names = self._candidate_names(call.key)
-            fitting = (
-                axis for pattern, axis in self._unit_dim.items() if any(matches(pattern, name, None) for name in names)
-            )
-            axis = next(fitting, call.unit_dim)
+            chosen = self._choice(call.key).axis
+            axis = call.unit_dim if chosen is None else chosen
         if not -ndim <= axis < ndim:
             raise ValueError(f"unit_dim {axis} does not exist in an activation of shape {tuple(call.activation.shape)}")
         return axis if axis < 0 else axis - ndim
@@ -165,6 +171,7 @@ class SiteCollector(Collector, Generic[S]):
         super()._begin()
         self._statistics = {}
         self._restored = {}
+        self._choices = {}
         self._failed = {}
         self._lost = {}
         self._notes.clear()
@@ -204,9 +211,9 @@ class SiteCollector(Collector, Generic[S]):
         return rows
 
     def _find_unseen(self, seen: tuple[str, ...]) -> dict[str, str]:
-        labels = self._tap.labels()
+        labels, measured = self._tap.labels(), set(seen)
         unseen = self._failures()
-        called = {key.module for key, label in labels.items() if label in seen or label in unseen}
+        called = {key.module for key, label in labels.items() if label in measured or label in unseen}
         for number, info in self._tap.modules.items():
             reason = info.opaque
             if number in self._tap.fused and issubclass(info.kind, nn.TransformerEncoderLayer) and number not in called:
@@ -218,15 +225,14 @@ class SiteCollector(Collector, Generic[S]):
                 )
             names = [name or info.kind.__name__ for name in info.names]
             chosen = self._patterns is None or any(matches(p, n, info.kind) for p in self._patterns for n in names)
-            if reason and chosen and names[0] not in seen:
+            if reason and chosen and names[0] not in measured:
                 unseen[names[0]] = reason
         for pattern in self._patterns or ():
             if not any(self._fits(pattern, key, label) for key, label in labels.items()):
                 name = pattern if isinstance(pattern, str) else pattern.__name__
                 unseen.setdefault(name, "no activation function that was called fits this choice")
         for key, label in labels.items():
-            within = any(label.startswith(f"{name}.") for name in unseen)  # of which it is said already
-            if label not in seen and not within and self._selects(label, key):
+            if label not in measured and not _is_within(unseen, label) and self._selects(label, key):
                 unseen.setdefault(label, "it was called before, but with no values in this window")
         unseen.update(self._notes)
         if not seen and not unseen:
@@ -243,11 +249,22 @@ class SiteCollector(Collector, Generic[S]):
 
     def _selects_early(self, key: SiteKey) -> bool:
         """Whether a site may be selected, as far as can be said before the forward is over."""
-        return self._patterns is None or any(
-            matches(pattern.split("#")[0] if isinstance(pattern, str) else pattern, name, self._kind(key))
-            for pattern in self._patterns
-            for name in self._candidate_names(key)
-        )
+        return self._patterns is None or self._choice(key).selected
+
+    def _choice(self, key: SiteKey) -> _Choice:
+        """What the user's choices say of a call; the names, which may be many, are gone through once a window."""
+        info, place = self._tap.modules.get(key.module), (key.module, key.function)
+        known = self._choices.get(place)
+        if known is None or known.info is not info:
+            names, kind = self._candidate_names(key), self._kind(key)
+            patterns = [own.split("#")[0] if isinstance(own, str) else own for own in self._patterns or ()]
+            axes = self._unit_dim.items() if isinstance(self._unit_dim, Mapping) else ()
+            known = self._choices[place] = _Choice(
+                info,
+                any(matches(pattern, name, kind) for pattern in patterns for name in names),
+                next((axis for own, axis in axes if any(matches(own, name, None) for name in names)), None),
+            )
+        return known
 
     def _selects(self, label: str, key: SiteKey) -> bool:
         """Whether a pattern fits the site's final name, or its name without the number of the call, or its type."""
@@ -259,6 +276,11 @@ class SiteCollector(Collector, Generic[S]):
     def _kind(self, key: SiteKey) -> type | None:
         info = self._tap.modules.get(key.module)
         return info.kind if info else None
+
+    def _place_of(self, key: SiteKey) -> str:
+        """Where a site is, in words that need no look at the others: its name without the number of the call."""
+        info = self._tap.modules.get(key.module)
+        return ".".join(filter(None, (info.names[0], key.function))) or info.kind.__name__ if info else "a site"
 
     def _candidate_names(self, key: SiteKey) -> list[str]:
         """The names that a site may have: its module's, or the function's below it."""
@@ -290,6 +312,15 @@ class SiteCollector(Collector, Generic[S]):
         self._lost = dict(state["failed"])
         self._precedence = int(state["precedence"])
         self._every.count = state["ticks"]
+
+
+def _is_within(places: Collection[str], label: str) -> bool:
+    """Whether a site is inside one of some modules.
+
+    >>> _is_within({"layers.0"}, "layers.0.relu"), _is_within({"layers.0"}, "layers.0")
+    (True, False)
+    """
+    return any(label[:end] in places for end, character in enumerate(label) if character == ".")
 
 
 def _is_wrapped(tensor: torch.Tensor) -> bool:

@@ -64,6 +64,9 @@ def _troubles(history: History, report: EpochReport) -> list[_Trouble]:
         for name, row in report.gradients.items()
         if row["nonfinite"] and row["first_nonfinite_iteration"] is not None
     }
+    broken_in: dict[str, str] = {}  # module -> the first of its broken weights
+    for weight in broken:
+        broken_in.setdefault(owner(weight, signal), weight)
     for order, (name, row) in enumerate(signal.items()):
         if not row["nonfinite"]:
             continue
@@ -71,9 +74,9 @@ def _troubles(history: History, report: EpochReport) -> list[_Trouble]:
         if name == INPUT:
             found.append(_Trouble(iteration, 0, "input", _first_called(history, report)))
             continue
-        mine = [weight for weight in broken if owner(weight, signal) == name]
-        if mine and iteration == begin and _was_broken_before(report, mine[0]):
-            found.append(_Trouble(iteration, 1 + order, "weight", mine[0]))
+        mine = broken_in.get(name)
+        if mine is not None and iteration == begin and _was_broken_before(report, mine):
+            found.append(_Trouble(iteration, 1 + order, "weight", mine))
         layer = _maker(report) if name == OUTPUT else name
         found.append(_Trouble(iteration, 100_000 + order, "activation", layer))
     loss = report.loss

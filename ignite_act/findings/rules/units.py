@@ -21,6 +21,7 @@ def dead_units(history: History) -> Iterator[Finding]:
     t = history.thresholds
     if not _is_enough(history.last):
         return
+    largest_ratio = functools.cache(functools.partial(_largest_ratio, history))
     for site, row in history.last.dead_neurons.items():
         share = row["fraction"]
         streak = history.streak(functools.partial(_is_dying, t.dead_info, site))
@@ -29,7 +30,7 @@ def dead_units(history: History) -> Iterator[Finding]:
         severity: Severity = "error" if share == 1 else "warning" if share > t.dead_warning else "info"
         since = streak[0].epoch
         early = history.from_the_start and since == history.first.epoch
-        ratio = _largest_ratio(history, since)
+        ratio = largest_ratio(since)
         advice = [
             "look at the initialisation, above all of the biases, and at the scale of the inputs"
             if early

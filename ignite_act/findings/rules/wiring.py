@@ -61,7 +61,7 @@ def no_gradient(history: History) -> Iterator[Finding]:
     updates = history.last.updates
     cut = [name for name in history.layers if _has_none(history.last, name)]
     used = [name for name in cut if history.was_called(name)]
-    unused = [name for name in cut if name not in used]
+    unused = [name for name in cut if not history.was_called(name)]
     stepped = [name for name, row in updates.items() if row["owned"]]
     if used:
         missing = [name for name in used if not updates[name]["zero"]]
