@@ -196,6 +196,7 @@ class _Run:
         self.parts = parts
         self.directory = directory
         self.tensorboard = tensorboard
+        self.last_report: EpochReport | None = None
         self.begin = time.perf_counter()
         self.trainer = create_trainer(
             _data_parallel(parts.model),
@@ -264,7 +265,7 @@ class _Run:
             self.diagnostics.end()
         summary = self._summary()
         first(lambda: self._write(summary))
-        return RunResult(self.directory, summary, first(lambda: last_report(self.directory)))
+        return RunResult(self.directory, summary, first(lambda: self.last_report))
 
     def _write(self, summary: Mapping[str, Any]) -> None:
         self._write_outcome(summary)
@@ -329,9 +330,11 @@ class _Run:
         return first(lambda: self._composed(best["run"]["epoch"], scores, inside))
 
     def _composed(self, best_epoch: int, scores: Mapping[str, Any], inside: Mapping[str, Any]) -> dict[str, Any]:
-        config, reports = self.parts.config, run_reports(self.directory)
-        last = reports[-1] if reports else None
-        constant = constant_predictor(self.parts.data.validation.y)
+        config, constant = self.parts.config, constant_predictor(self.parts.data.validation.y)
+        last, learned = None, False
+        for report in run_reports(self.directory):  # there may be many
+            last, learned = report, learned or has_learned(report, constant)
+        self.last_report = last
         return {
             "schema": SCHEMA,
             "activation": activation_slug(config.act),
@@ -341,7 +344,7 @@ class _Run:
             **scores,
             "last": {name: _finite(last.scores[name]["validation"]) if last else None for name in ("loss", "accuracy")},
             "constant_predictor": constant,
-            "learned": any(has_learned(report, constant) for report in reports),
+            "learned": learned,
             "stop": self.state.stop,
             "stop_reason": self._stop_reason(),
             **inside,
@@ -513,8 +516,9 @@ def _device(name: str) -> torch.device:
 def _take_back(directory: Path, checkpoint: Mapping[str, Any] | None) -> None:
     """Takes the reports back that were written after the checkpoint."""
     if checkpoint is not None:
-        reports = [report for report in run_reports(directory) if report.epoch <= checkpoint["run"]["epoch"]]
-        write_atomically(directory / REPORTS, "".join(map(json_line, reports)))
+        epoch = checkpoint["run"]["epoch"]
+        lines = (json_line(report) for report in run_reports(directory) if report.epoch <= epoch)
+        write_atomically(directory / REPORTS, "".join(lines))
 
 
 @contextlib.contextmanager

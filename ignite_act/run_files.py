@@ -10,6 +10,7 @@ import platform
 import re
 import shlex
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -35,7 +36,7 @@ from ignite_act.report import (
     Shape,
     check_shape,
 )
-from ignite_act.sinks import read_reports
+from ignite_act.sinks import each_report
 from ignite_act.variants import activation_slug, check_activation
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class StoredRun:
 
     def reports(self) -> list[EpochReport]:
         """The reports of its epochs, read from the file at every call."""
-        return _reports(self.directory)
+        return list(_reports(self.directory))
 
     def first_report(self) -> EpochReport | None:
         """The report of the first epoch, without reading the others; None if there is none that can be read."""
@@ -168,7 +169,7 @@ def record_failure(directory: Path, config: RunConfig, error: Exception) -> Path
         with log_file(directory / "train.log"):
             logger.error("the run failed", exc_info=error)
         with contextlib.suppress(UserError):
-            reports = run_reports(directory)
+            reports = list(run_reports(directory))
         summary = {
             "schema": SCHEMA,
             "activation": activation_slug(config.act),
@@ -345,16 +346,17 @@ def stored_findings(summary: Mapping[str, Any]) -> list[Finding]:
         raise ValueError(f"there is no finding that this version knows: {first_line(error)}") from error
 
 
-def run_reports(directory: Path) -> list[EpochReport]:
-    """The reports of a run that is to go on."""
+def run_reports(directory: Path) -> Iterator[EpochReport]:
+    """The reports of a run that is to go on, one at a time."""
     with _overwritable():
-        return _reports(directory)
+        yield from _reports(directory)
 
 
-def _reports(directory: Path) -> list[EpochReport]:
+def _reports(directory: Path) -> Iterator[EpochReport]:
     path = directory / "epochs.jsonl"
     try:
-        return read_reports(path) if path.exists() else []
+        if path.exists():
+            yield from each_report(path)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read: {first_line(error)}") from error
 
@@ -378,7 +380,7 @@ def epochs_done(directory: Path) -> int:
 
 
 def last_report(directory: Path) -> EpochReport | None:
-    return next(reversed(run_reports(directory)), None)
+    return next(iter(deque(run_reports(directory), maxlen=1)), None)
 
 
 class BusyError(UserError):

@@ -326,7 +326,7 @@ def test_only_who_can_start_over_is_told_to(place):
     """A damaged file names --overwrite where a training is to go on, and not where runs are only looked at."""
     directory = place() / "digits/relu/seed-42"
     for name, to_go_on, to_look in (
-        ("epochs.jsonl", run_reports, lambda place: read_run(place).reports()),
+        ("epochs.jsonl", lambda place: list(run_reports(place)), lambda place: read_run(place).reports()),
         ("summary.json", lambda place: read_summary(place / "summary.json"), read_run),
     ):
         (directory / name).write_text("nonsense\nnonsense\n", encoding="utf-8")

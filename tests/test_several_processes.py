@@ -163,7 +163,8 @@ def test_a_sweep(tmp_path):
 # What is lost, and what is not
 
 
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_is_killed(tmp_path, rank):
     """The others are ended at once, with an error that names it; what was done is resumed to the same bits."""
     settings = {**TINY, "act": "rrelu", "optimizer": "adam", "lr": 0.01, "patience": 0}

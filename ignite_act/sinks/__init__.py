@@ -2,7 +2,16 @@
 
 from ignite_act.sinks.base import FanOut, Sink
 from ignite_act.sinks.console import ConsoleSink
-from ignite_act.sinks.json_lines import JsonLinesSink, json_line, read_reports
+from ignite_act.sinks.json_lines import JsonLinesSink, each_report, json_line, read_reports
 from ignite_act.sinks.tensorboard import TensorBoardSink
 
-__all__ = ["ConsoleSink", "FanOut", "JsonLinesSink", "Sink", "TensorBoardSink", "json_line", "read_reports"]
+__all__ = [
+    "ConsoleSink",
+    "FanOut",
+    "JsonLinesSink",
+    "Sink",
+    "TensorBoardSink",
+    "each_report",
+    "json_line",
+    "read_reports",
+]

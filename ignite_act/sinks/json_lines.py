@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from ignite_act.report import EpochReport
@@ -67,16 +68,19 @@ def read_reports(path: str | Path) -> list[EpochReport]:
     Raises:
         ValueError: if a line before the last one is not a report.
     """
-    lines = Path(path).read_text(encoding="utf-8").split("\n")
-    reports = []
-    for number, line in enumerate(lines, start=1):
-        if not line:
-            continue
-        try:
-            data = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break
-            raise ValueError(f"{path}, line {number} is not a report: {error}") from error
-        reports.append(EpochReport.from_dict(data))
-    return reports
+    return list(each_report(path))
+
+
+def each_report(path: str | Path) -> Iterator[EpochReport]:
+    """`read_reports`, one at a time: a long run does not fit into the memory."""
+    with Path(path).open(encoding="utf-8", newline="\n") as file:
+        for number, line in enumerate(file, start=1):
+            if line == "\n":
+                continue
+            try:
+                data = json.loads(line)
+            except json.JSONDecodeError as error:
+                if not line.endswith("\n"):
+                    return
+                raise ValueError(f"{path}, line {number} is not a report: {error}") from error
+            yield EpochReport.from_dict(data)
