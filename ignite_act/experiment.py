@@ -209,10 +209,10 @@ class _Run:
             scaler=parts.scaler,
         )
         self.evaluator = create_evaluator(parts.model, parts.data.task, device=device, amp=config.amp)
-        self.trainer.logger.setLevel(logging.CRITICAL)  # what ends a run is said by those who end it
+        self.trainer.logger = logging.Logger("trainer", logging.CRITICAL)  # what ends a run is said by who ends it
         self.state = _RunState(self.trainer, config)
         self.early_stopping = EarlyStopping(config.patience or sys.maxsize, self._score, self.trainer)
-        self.early_stopping.logger.setLevel(logging.WARNING)  # the stop reason is in the summary
+        self.early_stopping.logger = logging.Logger("stopping", logging.WARNING)  # the stop reason is in the summary
         self.saver = RunSaver(directory / CHECKPOINTS)
         self.best = Checkpoint(
             {"model": parts.model, "run": self.state},

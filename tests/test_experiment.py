@@ -742,9 +742,11 @@ def test_progress_bar(tmp_path, tiny, monkeypatch):
     assert "/9]" in terminal.getvalue()
 
 
-def test_logging_is_left_as_it_was(tmp_path, tiny):
-    """A run adds no lasting handler to any logger and leaves the levels alone."""
-    names = [None, "ignite_act"]
+def test_logging_is_left_as_it_was(tmp_path, tiny, monkeypatch):
+    """A run adds no lasting handler to any logger and leaves the levels alone, also those of Ignite."""
+    names = [None, "ignite_act", "ignite.engine.engine.Engine", "ignite.handlers.early_stopping.EarlyStopping"]
+    for name in names[2:]:
+        monkeypatch.setattr(logging.getLogger(name), "level", logging.ERROR - 1)
     before = [(list(logging.getLogger(name).handlers), logging.getLogger(name).level) for name in names]
     run(tiny(max_epochs=1), tmp_path, quiet=True)
     assert [(list(logging.getLogger(name).handlers), logging.getLogger(name).level) for name in names] == before
