@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ignite_act.errors import first_line
+
 Interval = tuple[float, float]
 """Closed interval ``(low, high)`` of the pre-activation axis; the ends may be infinite."""
 
@@ -243,7 +245,7 @@ def make_activation(name: str, **parameters: Parameter) -> nn.Module:
     try:
         return entry.factory(**parameters)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise ValueError(f"activation {entry.name!r} refuses {parameters}: {error}") from error
+        raise ValueError(f"activation {entry.name!r} refuses {parameters}: {first_line(error)}") from error
 
 
 def check_parameters(entry: Activation, parameters: Mapping[str, Parameter]) -> None:

@@ -69,7 +69,9 @@ def test_known_estimate():
     """The interval of 1, 2 and 3 is 2 ± 4.3027 / sqrt(3), from any table of the t distribution."""
     mine = estimate([3.0, 1.0, 2.0])
     assert (mine.n, mine.mean, mine.std, mine.minimum, mine.median, mine.maximum) == (3, 2.0, 1.0, 1.0, 2.0, 3.0)
-    assert mine.high - mine.mean == mine.mean - mine.low == pytest.approx(4.3027 / math.sqrt(3), abs=1e-4)
+    assert (
+        mine.high - mine.mean == pytest.approx(mine.mean - mine.low) == pytest.approx(4.3027 / math.sqrt(3), abs=1e-4)
+    )
 
 
 @pytest.mark.parametrize("value", [0, 0.25, -3.0])
