@@ -85,7 +85,7 @@ class EpochReport:
         loss: the training loss over the window, see `LossCollector`; empty if it is not known.
         findings: what is wrong, the cause before its consequences; those that were cleared in this epoch come last.
         coverage: diagnostic -> what was seen and what not.
-        cost: share of the window's wall time that measuring took.
+        cost: share of the window's wall time that measuring took; 0 when read back: `JsonLinesSink` leaves it out.
     """
 
     epoch: int

@@ -1,7 +1,9 @@
 """Looks into run directories and compares them."""
 
 import json
+import os
 
+import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -17,6 +19,7 @@ FILES = {
     ".lock",
 }
 SEVERAL = FILES | {"checkpoints/previous.pt"}  # of a run of several epochs
+ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}  # for a program beside others
 TIMES = {"seconds", "cost"}
 
 
@@ -49,8 +52,8 @@ def checkpoint(directory, name="last"):
     return content
 
 
-def assert_equal(mine, other, where=""):
-    """Two nested structures are equal, tensors bit for bit."""
+def assert_equal(mine, other, where="", tolerance=None):
+    """Two nested structures are equal, tensors bit for bit; other numbers too, or to a relative tolerance."""
     assert type(mine) is type(other), where
     if isinstance(mine, torch.Tensor):
         assert mine.dtype == other.dtype, where
@@ -58,11 +61,13 @@ def assert_equal(mine, other, where=""):
     elif isinstance(mine, dict):
         assert list(mine) == list(other), where
         for key in mine:
-            assert_equal(mine[key], other[key], f"{where}/{key}")
+            assert_equal(mine[key], other[key], f"{where}/{key}", tolerance)
     elif isinstance(mine, (list, tuple)):
         assert len(mine) == len(other), where
         for index, pair in enumerate(zip(mine, other, strict=True)):
-            assert_equal(*pair, f"{where}/{index}")
+            assert_equal(*pair, f"{where}/{index}", tolerance)
+    elif isinstance(mine, float) and tolerance is not None:
+        assert mine == pytest.approx(other, rel=tolerance, abs=1e-5, nan_ok=True), where
     else:
         assert mine == other or mine != mine, where
 
@@ -81,3 +86,9 @@ def recorded(directory):
     accumulator = EventAccumulator(str(directory), size_guidance={"scalars": 0, "histograms": 0, "tensors": 0})
     accumulator.Reload()
     return accumulator
+
+
+def only_run(place):
+    """The one run directory below a place."""
+    (config,) = place.glob("*/*/*/config.yaml")
+    return config.parent

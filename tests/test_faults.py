@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from ignite.engine import Events
-from run_directories import assert_equal, checkpoint, epochs, recorded, summary
+from run_directories import ALONE, assert_equal, checkpoint, epochs, recorded, summary
 
 from ignite_act import experiment
 from ignite_act.checkpoints import load_checkpoint
@@ -21,7 +21,6 @@ from ignite_act.run_files import BusyError, locked, log_file, run_directory
 from ignite_act.sinks import JsonLinesSink, TensorBoardSink, read_reports
 from ignite_act.sweep import plan
 
-ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
 CAPTURED = {"capture_output": True, "text": True, "env": ALONE}
 
 

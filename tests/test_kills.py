@@ -1,7 +1,6 @@
 """Runs that are killed, interrupted and terminated."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -10,12 +9,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from run_directories import assert_equal, checkpoint, files, recorded, summary
+from run_directories import ALONE, assert_equal, checkpoint, files, only_run, recorded, summary
 
 from ignite_act.sinks import read_reports
 
 HERE = Path(__file__).parent
-ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.mark.parametrize("kills", [4, pytest.param(15, marks=pytest.mark.slow)])
@@ -74,12 +72,6 @@ def wait_for(condition):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def only_run(place):
-    """The run directory below a place."""
-    (config,) = place.glob("*/*/*/config.yaml")
-    return config.parent
 
 
 def assert_ended_as(place, straight, *others):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from run_directories import assert_equal, checkpoint, epochs, files, recorded, summary
+from run_directories import ALONE, assert_equal, checkpoint, epochs, files, only_run, recorded, summary
 
 from ignite_act.config import RunConfig
 from ignite_act.data import Split, TensorLoader
@@ -18,7 +18,6 @@ from ignite_act.experiment import run
 from ignite_act.sinks import read_reports
 
 HERE = Path(__file__).parent
-ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}
 CAPTURED = {"env": ALONE, "capture_output": True, "text": True}
 TINY = {"hidden": (8,), "batch_size": 128, "lr": 0.05, "max_epochs": 3}
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -30,11 +29,6 @@ def together(place, settings, *how, launcher=(sys.executable,)):
     done = subprocess.run([*launcher, HERE / "together.py", place, json.dumps(settings), *how], **CAPTURED, check=False)
     assert done.returncode == 0, done.stderr
     return only_run(place)
-
-
-def only_run(place):
-    (config,) = place.glob("*/*/*/config.yaml")
-    return config.parent
 
 
 def weights(place):
@@ -74,18 +68,7 @@ def test_one_process_writes(two, one):
 
 def close(mine, other, where=""):
     """Nested numbers are equal but for rounding; whole numbers and words exactly."""
-    if isinstance(mine, dict):
-        assert list(mine) == list(other), where
-        for key in mine:
-            close(mine[key], other[key], f"{where}/{key}")
-    elif isinstance(mine, (list, tuple)):
-        assert len(mine) == len(other), where
-        for index, pair in enumerate(zip(mine, other, strict=True)):
-            close(*pair, f"{where}/{index}")
-    elif isinstance(mine, float):
-        assert mine == pytest.approx(other, rel=2e-3, abs=1e-5, nan_ok=True), where
-    else:
-        assert mine == other, where
+    assert_equal(mine, other, where, tolerance=2e-3)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from ignite_act.compare.comparison import Comparison, Variant
 from ignite_act.compare.tables import Table
+from ignite_act.errors import one_line
 from ignite_act.report import Finding
 from ignite_act.sinks import words
 
@@ -71,7 +72,7 @@ def findings_table(comparison: Comparison) -> Table:
             ", ".join(map(str, item.findings)),
             item.worst.severity,
             words.title(item.worst),
-            "-" if item.worst.layer is None else words.plain(item.worst.layer),
+            "-" if item.worst.layer is None else one_line(item.worst.layer),
             item.since + (f", over in {item.over}" if item.over else ""),
         )
         for item in shared_findings(comparison)

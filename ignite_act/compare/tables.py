@@ -14,8 +14,8 @@ from rich.measure import Measurement
 from rich.text import Text
 
 from ignite_act.compare.comparison import Comparison, Estimate, Variant, estimate
+from ignite_act.errors import one_line
 from ignite_act.sinks.tables import new_table, number, percent
-from ignite_act.sinks.words import plain
 
 Cell = Callable[[Variant], str]
 
@@ -166,9 +166,9 @@ def markdown(tables: Iterable[Table]) -> str:
 
 def terminal(table: Table) -> Group:
     """A table for the terminal."""
-    grid = new_table((_STACKED.get(heading, plain(heading)) for heading in table.headings), _WORDS, _WORDS)
+    grid = new_table((_STACKED.get(heading, one_line(heading)) for heading in table.headings), _WORDS, _WORDS)
     for name, *cells in table.rows:
-        grid.add_row(_Name(plain(name)), *(Text(plain(cell)) for cell in cells))
+        grid.add_row(_Name(one_line(name)), *(Text(one_line(cell)) for cell in cells))
     return Group(Text(table.title, style="bold"), grid)
 
 

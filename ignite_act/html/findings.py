@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ignite_act.compare import Comparison, SharedFinding, shared_findings
+from ignite_act.errors import one_line
 from ignite_act.findings.kinds import KINDS
 from ignite_act.html.figure import Figure
 from ignite_act.html.history import Histories, is_blind
@@ -95,4 +96,4 @@ def _evidence(item: SharedFinding) -> list[str]:
 
 
 def _lines(texts: Sequence[str]) -> list[str]:
-    return [words.plain(text) for text in texts if text]
+    return [one_line(text) for text in texts if text]

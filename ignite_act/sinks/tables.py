@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from ignite_act.errors import one_line
 from ignite_act.report import Finding
 from ignite_act.sinks import words
 
@@ -52,11 +53,11 @@ def findings_table(findings: Iterable[Finding], title: str = "findings") -> Grou
     """What was found in a run, one line a finding."""
     columns: dict[str, Callable[[Finding], str]] = {
         "severity": lambda finding: finding.severity,
-        "layer": lambda finding: "-" if finding.layer is None else words.plain(finding.layer),
+        "layer": lambda finding: "-" if finding.layer is None else one_line(finding.layer),
         "what": words.title,
         "since\nepoch": words.span,
         "measured\n/ threshold": _measured,
-        "what to try": lambda finding: "\n".join(map(words.plain, finding.advice)),
+        "what to try": lambda finding: "\n".join(map(one_line, finding.advice)),
     }
     table = new_table(columns, columns, set(columns) - {"severity"})
     for finding in findings:

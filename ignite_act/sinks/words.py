@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, get_args
 
+from ignite_act.errors import one_line
 from ignite_act.findings.kinds import KINDS
 from ignite_act.report import Finding, Severity
 
@@ -40,16 +41,16 @@ def at_least(severity: str, findings: Iterable[Finding]) -> list[Finding]:
 
 def headline(finding: Finding) -> str:
     """What is wrong, where, since when, and the number that shows it."""
-    place = "" if finding.layer is None else f" {plain(finding.layer)}"
+    place = "" if finding.layer is None else f" {one_line(finding.layer)}"
     evidence = measurement(finding)
     shown = f" ({evidence})" if evidence else ""
-    return f"{plain(finding.severity).upper()}{place}: {title(finding)}, since epoch {finding.since_epoch}{shown}"
+    return f"{one_line(finding.severity).upper()}{place}: {title(finding)}, since epoch {finding.since_epoch}{shown}"
 
 
 def consequences(finding: Finding) -> list[str]:
     """A line for the harm, and one for each thing to try."""
     lines = [finding.harm, *(f"try: {advice}" for advice in finding.advice)]
-    return [plain(line) for line in lines if line]
+    return [one_line(line) for line in lines if line]
 
 
 def cleared(finding: Finding) -> str:
@@ -59,13 +60,13 @@ def cleared(finding: Finding) -> str:
 
 def subject(finding: Finding) -> str:
     """Where and what: ``layers.0: dead neurons``."""
-    return title(finding) if finding.layer is None else f"{plain(finding.layer)}: {title(finding)}"
+    return title(finding) if finding.layer is None else f"{one_line(finding.layer)}: {title(finding)}"
 
 
 def title(finding: Finding) -> str:
     """What is wrong in a few words; the identifier of a kind that this version does not know."""
     kind = KINDS.get(finding.kind)
-    return plain(finding.kind.replace("_", " ")) if kind is None else kind.title
+    return one_line(finding.kind.replace("_", " ")) if kind is None else kind.title
 
 
 def measurement(finding: Finding) -> str:
@@ -94,7 +95,7 @@ def threshold(finding: Finding) -> str:
 def details(finding: Finding) -> str:
     """What else belongs to the evidence."""
     others = {name: _word(value) for name, value in finding.evidence.items() if name not in _SHOWN}
-    return ", ".join(f"{plain(name).replace('_', ' ')} {word}" for name, word in others.items() if word)
+    return ", ".join(f"{one_line(name).replace('_', ' ')} {word}" for name, word in others.items() if word)
 
 
 def span(finding: Finding) -> str:
@@ -112,12 +113,6 @@ def counted(findings: Iterable[Finding]) -> str:
     return (", ".join(parts) or "none") + (f" ({over} cleared)" if over else "")
 
 
-def plain(text: object) -> str:
-    """The text in one line; characters that a terminal would obey (control, change of direction) are spelt out."""
-    line = " ".join(str(text).split())
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in line)
-
-
 def _number(count: int, severity: Severity) -> str:
     return f"{count} {severity}{'' if count == 1 or severity == 'info' else 's'}"
 
@@ -130,4 +125,4 @@ def _word(value: Any) -> str:
         return f"{value:.3g}"
     if isinstance(value, (list, tuple)):
         return ", ".join(word for word in map(_word, value) if word)
-    return plain(value) if isinstance(value, (int, str)) else ""
+    return one_line(value) if isinstance(value, (int, str)) else ""
