@@ -1,13 +1,21 @@
 """Fixtures that several files use."""
 
+import os
 import shutil
 
 import pytest
+import torch
 
 from ignite_act.config import RunConfig
 from ignite_act.data import DEBIAN_FASHION_MNIST, load_data
 from ignite_act.report import Finding
 from ignite_act.stats import kernels
+
+
+def pytest_configure():
+    """One thread for each: tests run side by side, and so do the programs that they start."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 @pytest.fixture

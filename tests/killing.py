@@ -1,7 +1,8 @@
 """A program that kills runs with SIGKILL, again and again, until they are done: ``killing.py PLACE KILLS``.
 
-It imports torch once and forks. Each child begins a run, or goes on with it, and is killed: by its parent, at any
-moment, or by itself, before one of the calls (of Python or of C) that write a checkpoint, a line or something else.
+It trains once, so that all that torch and numba load is there, and forks. Each child begins a run, or goes on with it,
+and is killed: by its parent, at any moment, or by itself, before one of the calls (of Python or of C) that write a
+checkpoint, a line or something else.
 Prints a line of JSON: variant -> where the kills struck.
 """
 
@@ -45,6 +46,7 @@ ANY = "any moment"
 def main(place: Path, kills: int) -> None:
     """Kills each variant so many times, and lets it end in between as often as it gets there."""
     engines._half = lambda device: torch.float16  # mixed precision on a CPU would need no loss scaler
+    go_on(VARIANTS["adam"], place / "warm")
     struck = {}
     for name, config in VARIANTS.items():
         begin = time.monotonic()

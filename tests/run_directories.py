@@ -1,7 +1,6 @@
 """Looks into run directories and compares them."""
 
 import json
-import os
 
 import pytest
 import torch
@@ -19,7 +18,6 @@ FILES = {
     ".lock",
 }
 SEVERAL = FILES | {"checkpoints/previous.pt"}  # of a run of several epochs
-ALONE = {**os.environ, "OMP_NUM_THREADS": "1"}  # for a program beside others
 TIMES = {"seconds", "cost"}
 
 

@@ -166,7 +166,7 @@ NESTED = [
 
 
 @each_handler
-@pytest.mark.parametrize("event", NESTED, ids=str)
+@pytest.mark.parametrize("event", NESTED, ids=lambda event: event.name)
 @pytest.mark.parametrize("first", [True, False])
 def test_a_nested_evaluator_leaves_the_numbers_untouched(kind: str, event: Any, first: bool) -> None:
     """An evaluator that runs in a handler of the trainer does not count, whichever was attached first."""
@@ -639,7 +639,9 @@ def test_the_optimizer_need_not_exist_yet(owner: str) -> None:
     assert handler.result["layers.0"]["steps"] == 4
 
 
-@pytest.mark.parametrize("event", [Events.ITERATION_COMPLETED(every=2), Events.EPOCH_COMPLETED], ids=str)
+@pytest.mark.parametrize(
+    "event", [Events.ITERATION_COMPLETED(every=2), Events.EPOCH_COMPLETED], ids=lambda event: event.name
+)
 def test_a_trainer_and_its_evaluator_can_both_be_watched(event: Any) -> None:
     """Handlers on a trainer and on the evaluator that runs inside it each see their own engine's forwards."""
     model, trainer = setup(lr=0.0)
