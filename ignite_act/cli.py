@@ -254,7 +254,7 @@ def run(
     from rich.console import Console
 
     from ignite_act import experiment, variants
-    from ignite_act.processes import default_backend, is_first, launch, launched_by_torchrun, together
+    from ignite_act.processes import default_backend, is_first, launch, launched_by_torchrun, leave, together
     from ignite_act.run_files import read_run, run_directory
 
     configs, place = variants.expand_study(study), Path(output_dir)
@@ -265,8 +265,9 @@ def run(
         if launched_by_torchrun():
             with together(backend):
                 train()
-                if not is_first():
-                    return
+                others = not is_first()
+            if others:
+                leave()
         elif processes > 1:
             launch(train, processes=processes, backend=backend)
         else:
@@ -297,6 +298,8 @@ def run(
     if fail_on is not None and (named := _named_findings(runs, fail_on)):
         click.echo(f"--fail-on {fail_on}: {named}", err=True)
         sys.exit(FOUND)
+    if launched_by_torchrun():
+        leave()
 
 
 def _sweep(

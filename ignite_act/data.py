@@ -182,10 +182,18 @@ def fashion_mnist(root: Path | None = None) -> Data:
     return Data("fashionmnist", first, last, test, "classification", outputs=10)
 
 
+def find_fashion_mnist(root: Path) -> Path | None:
+    """The folder, at or below a place, in which the four files of FashionMNIST lie."""
+    for folder in (root / "FashionMNIST" / "raw", root / "raw", root):
+        if all((folder / name).is_file() or (folder / f"{name}.gz").is_file() for name in _FASHION_FILES):
+            return folder
+    return None
+
+
 def _fashion_mnist_parts(root: Path | None) -> tuple[Split, Split]:
     roots = [*([root] if root is not None else []), DEBIAN_FASHION_MNIST]
-    for folder in (folder for place in roots for folder in (place / "FashionMNIST" / "raw", place / "raw", place)):
-        if all((folder / name).is_file() or (folder / f"{name}.gz").is_file() for name in _FASHION_FILES):
+    for folder in map(find_fashion_mnist, roots):
+        if folder is not None:
             if root is not None and not folder.is_relative_to(root):
                 logger.warning("%s holds no FashionMNIST: taking it from %s", root, folder)
             with tempfile.TemporaryDirectory() as temporary:

@@ -10,9 +10,13 @@ class LostProcessError(Exception):
 
 
 def one_line(text: object) -> str:
-    """The text in one line; characters that a terminal would obey (control, change of direction) are spelt out."""
-    line = " ".join(str(text).split())
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in line)
+    """The text in one line, and `printable`."""
+    return printable(" ".join(str(text).split()))
+
+
+def printable(text: str) -> str:
+    """Characters that a terminal would obey (control, change of direction), but for ends of lines, are spelt out."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
 
 
 def first_line(error: BaseException) -> str:

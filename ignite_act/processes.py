@@ -9,7 +9,7 @@ import socket
 import sys
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import ignite.distributed as idist
 import torch
@@ -115,6 +115,13 @@ def launch(work: Callable[[], object], *, processes: int, backend: str) -> None:
         raise RuntimeError(f"process {error.error_index} of {processes} failed:{error}") from error
 
 
+def leave() -> NoReturn:
+    """Ends this process well, and without the end of the interpreter, at which threads of torch may abort."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
 def _in_process(rank: int, processes: int, port: int, backend: str, work: Callable[[], object]) -> None:
     os.environ.update(
         {
@@ -130,9 +137,7 @@ def _in_process(rank: int, processes: int, port: int, backend: str, work: Callab
     try:
         with together(backend):
             work()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)  # what is done cannot be undone by threads of torch that abort at the end of the interpreter
+        leave()
     except LostProcessError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(1)

@@ -45,9 +45,12 @@ def environment() -> Path:
 
 
 def install(prefix: Path, folder: Path) -> None:
-    """Installs the project and its development tools unless that has been done for these requirements."""
+    """Installs the project and its development tools unless that has been done for these requirements.
+
+    ``PIP_CONSTRAINT=tests/oldest.txt`` installs the oldest versions that are supported.
+    """
     wanted = hashlib.sha256(str(ROOT).encode())
-    for name in ("setup.cfg", "pyproject.toml"):
+    for name in ("setup.cfg", "pyproject.toml", "tests/oldest.txt"):
         wanted.update((ROOT / name).read_bytes())
     stamp = prefix / "ignite_act.installed"
     if stamp.exists() and stamp.read_text() == wanted.hexdigest():

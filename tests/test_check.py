@@ -188,7 +188,7 @@ def words(output):
 def command(*arguments):
     """Calls the command in a process of its own."""
     return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "ignite_act", "check", *arguments],
+        [sys.executable, "-m", "ignite_act", "check", *arguments],
         capture_output=True, text=True, timeout=120, check=False,
         env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200"},
     )  # fmt: skip

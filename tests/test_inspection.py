@@ -447,6 +447,21 @@ def test_checkpoints(finished, monkeypatch):
     assert len(names) == 3 == len(set(names))
 
 
+def test_where_a_file_says_that_data_lie(finished, tmp_path):
+    """Data are read from where the configuration of a run says, but nothing is downloaded to there."""
+    held = tmp_path / "held"
+    held.mkdir()
+    for part in ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1"):
+        (held / f"{part}-ubyte").touch()
+    path = finished.directory / "config.yaml"
+    settings = path.read_text(encoding="utf-8").replace("data: digits", "data: fashionmnist")
+    for place, taken in ((held, held), (tmp_path / "elsewhere", None)):
+        path.write_text(settings.replace("data_root: null", f"data_root: {place}"), encoding="utf-8")
+        assert {subject.config.data_root for subject in stored_subjects([finished.directory])} == {taken}
+        given = stored_subjects([finished.directory], tmp_path / "given")
+        assert {subject.config.data_root for subject in given} == {tmp_path / "given"}
+
+
 def test_names_tell_networks_apart(tiny, tmp_path):
     """Networks that differ in the seed are named with it; those that differ in neither by their places."""
     for seed in (1, 2):

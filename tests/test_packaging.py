@@ -91,7 +91,7 @@ def test_metadata(wheel):
     wanted = {"torch", "torchvision", "pytorch-ignite", "tensorboardX", "click", "tqdm", "scikit-learn", "PyYAML",
               "pydantic", "rich"}  # fmt: skip
     declared = [line.removeprefix("Requires-Dist: ") for line in lines if line.startswith("Requires-Dist: ")]
-    assert wanted <= {line.split(">=")[0] for line in declared if "extra ==" not in line}
+    assert wanted <= {line.split(">=")[0].strip() for line in declared if "extra ==" not in line}
     assert requires("ignite-act")
 
 

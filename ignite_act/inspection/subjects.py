@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ignite_act.checkpoints import load_checkpoint
 from ignite_act.config import RunConfig, StudyConfig
-from ignite_act.data import Data, TensorLoader, load_data
+from ignite_act.data import Data, TensorLoader, find_fashion_mnist, load_data
 from ignite_act.engines import loss_function
 from ignite_act.errors import UserError, first_line
 from ignite_act.experiment import EVALUATION_BATCH, build_network
@@ -85,7 +85,7 @@ def stored_subjects(places: Iterable[Path], data_root: Path | None = None) -> li
     Args:
         places: a run directory stands for its fresh network and for the best one, a directory above run directories
             for all of them, a checkpoint in a run directory for itself. What is named twice comes once.
-        data_root: where FashionMNIST lies, if not where the run had it.
+        data_root: where FashionMNIST lies or is downloaded to, if it does not lie where the run had it.
 
     Raises:
         UserError: if there is no run or no checkpoint that can be read.
@@ -206,7 +206,9 @@ def _trained(config: RunConfig, checkpoint: Path) -> Subject:
 
 def _read_config(directory: Path, data_root: Path | None) -> RunConfig:
     config, _ = read_config(directory / "config.yaml")
-    return config if data_root is None else config.model_copy(update={"data_root": data_root})
+    if data_root is None and config.data_root is not None and find_fashion_mnist(config.data_root):
+        return config
+    return config.model_copy(update={"data_root": data_root})  # nothing is downloaded to where a file says
 
 
 def _names(subjects: Sequence[Subject]) -> list[str]:

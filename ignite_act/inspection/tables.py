@@ -12,6 +12,7 @@ from rich.console import Group
 from rich.text import Text
 
 from ignite_act.compare import Table
+from ignite_act.errors import printable
 from ignite_act.inspection.subjects import InspectedNetwork
 from ignite_act.report import Rows
 from ignite_act.sinks.tables import new_table, number, percent
@@ -66,7 +67,7 @@ def terminal(table: Table) -> Group:
         headings = (headings[0], *headings[2:])
     grid = new_table((heading.replace(" ", "\n") for heading in headings), {"shape"}, set())
     for row in rows:
-        grid.add_row(*map(Text, row))
+        grid.add_row(*(Text(printable(cell)) for cell in row))
     return Group(Text(table.title, style="bold"), grid)
 
 

@@ -10,7 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from ignite_act.errors import one_line
+from ignite_act.errors import one_line, printable
 from ignite_act.report import Finding
 from ignite_act.sinks import words
 
@@ -62,7 +62,7 @@ def findings_table(findings: Iterable[Finding], title: str = "findings") -> Grou
     table = new_table(columns, columns, set(columns) - {"severity"})
     for finding in findings:
         table.add_row(*(Text(cell(finding)) for cell in columns.values()))
-    return Group(Text(title, style="bold"), table)
+    return Group(Text(one_line(title), style="bold"), table)
 
 
 def _measured(finding: Finding) -> str:
@@ -130,5 +130,5 @@ def new_table(headings: Iterable[str], words: Container[str], wrapped: Container
 def _table(title: str, rows: Iterable[Row], *columns: Column) -> Group:
     table = new_table((heading for heading, _ in columns), {"", "slope 0 where", "saturated where"}, {""})
     for row in rows:
-        table.add_row(*(Text(cell(row)) for _, cell in columns))
-    return Group(Text(title, style="bold"), table)
+        table.add_row(*(Text(printable(cell(row))) for _, cell in columns))
+    return Group(Text(one_line(title), style="bold"), table)

@@ -153,6 +153,18 @@ def test_the_console_shows_layers_and_sites() -> None:
     ]
 
 
+def test_names_in_tables_are_text() -> None:
+    """No terminal obeys the name of a layer or of a site."""
+    lines: list[str] = []
+    gradients = {"\x1b[31mfc\r": {"mean_abs": 1.0, "max_abs": 1.0, "steps": 1, "skipped_steps": 0, "nonfinite": 0}}
+    row = dict.fromkeys(("mean", "std", "min", "max", "zero_fraction", "saturated_fraction", "nonfinite"), 0)
+    ConsoleSink(lines.append, tables=True).write(report(1, gradients=gradients, activations={"\u202erelu\x9b": row}))
+    text = "\n".join(lines)
+    assert all(character.isprintable() or character == "\n" for character in text)
+    assert "\\x1b[31mfc" in text
+    assert "\\u202erelu" in text
+
+
 def test_the_console_says_once_what_was_not_measured() -> None:
     """What could not be seen is said when it first happens, and again if the reason changes."""
     lines: list[str] = []
