@@ -1,5 +1,6 @@
 """The wheel, and what importing the package does."""
 
+import configparser
 import os
 import shutil
 import subprocess
@@ -108,6 +109,52 @@ def test_import_is_light_and_silent(tmp_path):
     done = python("-B", "-W", "error", "-c", code, cwd=tmp_path)
     assert (done.stdout, done.stderr) == ("", "")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_importing_everything_changes_nothing(tmp_path):
+    """No module of the package has a side effect or a warning of its own: environment, torch, logging and signals."""
+    code = (
+        "import importlib, logging, os, pkgutil, signal, sys, threading, warnings\n"
+        "import lightning.pytorch, tensorboardX, torch\n"
+        "from torch.nn.modules import module\n"
+        "import ignite_act\n"
+        "def surroundings():\n"
+        "    hooks = [getattr(module, name) for name in dir(module) if name.startswith('_global_')]\n"
+        "    return [dict(os.environ), list(sys.path), sys.excepthook, os.getcwd(), threading.active_count(),\n"
+        "            logging.root.level, list(logging.root.handlers), logging.getLogger('ignite_act').handlers,\n"
+        "            [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)],\n"
+        "            torch.get_rng_state().tolist(), torch.get_num_threads(), torch.get_default_dtype(),\n"
+        "            torch.are_deterministic_algorithms_enabled(), [h for h in hooks if isinstance(h, dict) and h]]\n"
+        "before = surroundings()\n"
+        "names = [found.name for found in pkgutil.walk_packages(ignite_act.__path__, 'ignite_act.')]\n"
+        "with warnings.catch_warnings(record=True) as caught:\n"
+        "    warnings.simplefilter('always')\n"
+        "    for name in names:\n"
+        "        if name != 'ignite_act.__main__':\n"
+        "            importlib.import_module(name)\n"
+        "assert len(names) > 80, names\n"
+        "assert surroundings() == before\n"
+        "own = os.path.dirname(ignite_act.__file__)\n"
+        "print(*(warning for warning in caught if warning.filename.startswith(own)), sep='\\n', end='')\n"
+    )
+    done = python("-B", "-c", code, cwd=tmp_path)
+    assert (done.stdout, done.stderr) == ("", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_oldest_versions_are_those_that_are_declared():
+    """What CI tests with as the oldest is the least that is asked for, of every package."""
+    pins = dict(
+        line.split("==")
+        for line in (ROOT / "tests/oldest.txt").read_text(encoding="utf-8").splitlines()
+        if not line.startswith("#")
+    )
+    configuration = configparser.ConfigParser()
+    configuration.read(ROOT / "setup.cfg")
+    extras = dict(configuration["options.extras_require"])
+    wanted = [configuration["options"]["install_requires"], *(extras[name] for name in extras if name != "dev")]
+    for name, least in (line.split(">=") for lines in wanted for line in lines.split()):
+        assert f"{pins[name]}.".startswith(f"{least}."), name
 
 
 def test_public_names():
