@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from yaml.constructor import ConstructorError
 
 from ignite_act.errors import UserError
 
@@ -33,14 +34,30 @@ PER_DATA: dict[str, dict[str, Any]] = {
 _HIDDEN = {"mlp": (512, 256, 256, 128), "cnn": (32, 64)}
 
 
+_MERGE = "tag:yaml.org,2002:merge"
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML's plain types; a merge (``<<``) keeps each pair once, so that a few lines cannot fill the memory."""
+    """YAML's plain types.
+
+    A merge (``<<``) keeps each pair once, so that a few lines cannot fill the memory, and of several mappings the first
+    wins, as YAML says: PyYAML up to 6.0.3 does not do the one, 6.0.4 not the other.
+    """
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Puts the pairs of merged mappings into a mapping, before its own, which win."""
-        super().flatten_mapping(node)
-        last = {(id(key), id(value)): (key, value) for key, value in reversed(node.value)}
+        given = node.value
+        node.value = [pair for pair in given if pair[0].tag != _MERGE]
+        pairs: list[tuple[yaml.Node, yaml.Node]] = []
+        for merged in (value for key, value in given if key.tag == _MERGE):
+            for mapping in reversed(merged.value if isinstance(merged, yaml.SequenceNode) else [merged]):
+                if not isinstance(mapping, yaml.MappingNode):
+                    raise ConstructorError(None, None, "only mappings can be merged", mapping.start_mark)
+                self.flatten_mapping(mapping)
+                pairs += mapping.value
+        last = {(id(key), id(value)): (key, value) for key, value in reversed([*pairs, *node.value])}
         node.value = list(last.values())[::-1]
+        super().flatten_mapping(node)
 
 
 def _split_numbers(value: Any) -> Any:

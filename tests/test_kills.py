@@ -48,6 +48,7 @@ def test_killed_runs(tmp_path, kills):
 )
 def test_ends_cleanly(tmp_path, number, code, said, jobs):
     """Ctrl-C and SIGTERM end a run, and the jobs of a sweep, with one line and a state that is resumed."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell starts what is in the background without
     acts = ("tanh", "relu")[:jobs]
     command = [sys.executable, "-m", "ignite_act", "run", "--hidden", "8", "--quiet", "--jobs", str(jobs)]
     command += ["--output-dir", tmp_path, *(word for act in acts for word in ("--act", act))]
