@@ -125,6 +125,16 @@ def changes(draw):
     return change
 
 
+def set_to(**values):
+    """A change of what stands at the top of a file, or in each of its lines."""
+
+    def change(tree):
+        for row in tree if isinstance(tree, list) else [tree]:
+            row.update(values)
+
+    return change
+
+
 mutations = st.lists(st.tuples(st.sampled_from(FILES), changes()), min_size=1, max_size=3)
 
 
@@ -196,43 +206,58 @@ def untouched(trained, tmp_path_factory):
 
 
 def assert_harmless(page, untouched):
-    """The page has no element, attribute or program that an untouched one has not, and its figures are JSON."""
+    """The page has nothing that an untouched one has not; its figures are JSON, without what Plotly takes for HTML."""
     found = Elements(page.read_text(encoding="utf-8"))
     assert found.tags <= untouched.tags
     assert found.attributes <= untouched.attributes
     assert found.programs == untouched.programs
     assert all(value.startswith(("#digits-", "#circles-", "#fashionmnist-", "--rows: ")) for value in found.values)
     for text in found.data:
-        assert set(json.loads(text, parse_constant=pytest.fail)) == {"data", "layout", "frames", "scale"}
+        figure = json.loads(text, parse_constant=pytest.fail)
+        assert set(figure) == {"data", "layout", "frames", "scale"}
+        assert "<" not in json.dumps(figure)
 
 
 @examples(70)
 @given(mutations)
+@example([("summary.json", set_to(activation="\x1b[31m\ud83d"))])
+@example([("summary.json", set_to(gradients={"\x1b[31mred": None}))])
 def test_changed_files_are_compared_or_left_out(place, mutation):
     """`compare` over a run whose files were changed shows it, or leaves it out with the reason."""
     runs = place()
     mutate(runs / "digits/relu/seed-42", mutation)
-    assert_shown_or_refused(call("compare", runs), left_out=1)
+    done = call("compare", runs)
+    assert_shown_or_refused(done, left_out=1)
     for name in ("comparison.csv", "comparison.json", "comparison.md"):
         text = (runs / name).read_text(encoding="utf-8")
         if name.endswith("json"):
-            json.loads(text, parse_constant=pytest.fail)
+            compared = json.loads(text, parse_constant=pytest.fail)
+            shown = sum(len(variant["runs"]) for data in compared for variant in data["variants"])
+            assert shown + done.stderr.count("left out: ") == 2
     assert {path.name for path in runs.iterdir()} == {"digits", "comparison.csv", "comparison.json", "comparison.md"}
 
 
 @examples(35)
 @given(mutations)
+@example([("summary.json", set_to(activation="<script>alert(1)</script>"))])
+@example([("summary.json", set_to(gradients={"<b>bold</b>": None}))])
+@example([("epochs.jsonl", set_to(scores={"loss": {"train": math.nan}}))])
 def test_changed_files_do_no_harm_on_the_page(place, untouched, mutation):
     """`report` over a run whose files were changed writes a page with nothing in it but what pages have."""
     runs = place()
-    mutate(runs / "digits/relu/seed-42", mutation)
+    directory = runs / "digits/relu/seed-42"
+    mutate(directory, mutation)
     assert_shown_or_refused(call("report", runs), left_out=1)
     assert_harmless(runs / "report.html", untouched)
+    assert str(directory) in (runs / "report.html").read_text(encoding="utf-8")
     assert {path.name for path in runs.iterdir()} == {"digits", "report.html"}
 
 
-@examples(20)
+@examples(14)
 @given(st.lists(hostile, min_size=12, max_size=12))
+@example(12 * ["\x1b[31mred"])
+@example(12 * ['" onmouseover="alert(3)'])
+@example(12 * ["</script><script>alert(1)</script>"])
 def test_hostile_names_do_no_harm_on_the_page(place, untouched, names):
     """Hostile words everywhere that a word may stand: the run is shown, and the page holds them as text only."""
     runs = place()
@@ -262,17 +287,24 @@ def test_hostile_names_do_no_harm_on_the_page(place, untouched, names):
     done = call("report", runs)
     assert (done.exit_code, done.stderr) == (0, "")
     assert_harmless(runs / "report.html", untouched)
+    assert call("report", directory).exit_code == 0
+    assert_harmless(directory / "report.html", untouched)
     assert_shown_or_refused(call("compare", runs), left_out=0)
 
 
 @examples(25)
 @given(st.lists(st.tuples(st.sampled_from(FILES), changes()), min_size=1, max_size=2))
+@example([("config.yaml", set_to(versions={"\x1b[31mred": 5}))])
+@example([("config.yaml", lambda tree: tree["config"].update(hidden=[2]))])
 def test_changed_files_are_inspected_or_refused(place, mutation):
     """`inspect` over a run whose files were changed shows its networks, or says in one line why it cannot."""
     runs = place()
     directory = runs / "digits/relu/seed-42"
     mutate(directory, mutation)
-    assert_shown_or_refused(call("inspect", directory, "--json", "numbers.json"), left_out=0)
+    done = call("inspect", directory, "--json", runs / "numbers.json")
+    assert_shown_or_refused(done, left_out=0)
+    if done.exit_code == 0:
+        assert len(json.loads((runs / "numbers.json").read_text(encoding="utf-8"))["networks"]) == 2
     logging.getLogger("ignite_act.collect").handlers.clear()
 
 

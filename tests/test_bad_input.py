@@ -67,10 +67,9 @@ mappings = st.tuples(
 
 def refused(error):
     """The message of an error is one line that says something."""
-    said = one_line(error)
+    said = str(error)
     assert 0 < len(said) < 10_000
-    assert len(said.splitlines()) == 1
-    assert said.isprintable()
+    assert said == one_line(said)
 
 
 def loaded(path, overrides=()):
@@ -180,6 +179,7 @@ def test_any_file(study_file, content):
 
 @examples(60)
 @given(st.sampled_from(TRAPS), keys, st.sampled_from(["{key}: {trap}", "{key}: [{trap}]", "{trap}: 1", "{trap}"]))
+@example("!!python/tuple [1]", "hidden", "{key}: {trap}")
 def test_no_tag_is_executed(study_file, trap, key, where):
     """A tag that would make an object of Python's, or call something, is refused, and nothing is called."""
     target = study_file.with_name("executed")
@@ -239,7 +239,7 @@ def test_any_activation(act):
     assert ".." not in slug
     name, dash, listed = slug.partition("-")
     assert (name, bool(dash)) == (entry.name, bool(chosen))
-    assert all(part in listed for part in chosen)
+    assert all(f"{key}={value}" in listed for key, value in chosen.items())
 
 
 def assert_inside(config):
