@@ -367,11 +367,12 @@ def called(tmp_path_factory, monkeypatch):
             (inner / "empty").mkdir(parents=True)
             (inner / "file").write_text("x", encoding="utf-8")
             (inner / "model.py").write_text(MODEL, encoding="utf-8")
+            (inner / "broken.py").write_text("1 / 0", encoding="utf-8")
             (inner / "study.yaml").write_text("act: [tanh, elu]\nhidden: [2]\n", encoding="utf-8")
             monkeypatch.chdir(inner)
             done = CliRunner().invoke(cli.main, arguments)
             monkeypatch.chdir(outer)
-            assert {path.name for path in outer.iterdir()} <= {Path(place).name, ".cache"}
+            assert {path.name for path in outer.iterdir()} == {Path(place).name}
             return done
 
     return call
@@ -394,6 +395,8 @@ def assert_ran_or_refused(done, codes=(0, 2)):
 @example(["run", "--hidden", "4", "--every", str(10**30), "--batch-size", str(10**30), "--patience", str(10**30)])
 @example(["run", "--data-root", "\udcff", "--data", "fashionmnist"])
 @example(["run", "--output-dir", "\udcff\x1b"])
+@example(["run", "--output-dir", 300 * "x"])
+@example(["run", "--data", "fashionmnist"])
 @example(["run", "--config", "line\nbreak\x07.yaml"])
 def test_any_line_of_run(called, line):
     """Any options of `run` are checked up to the training, or refused in one line."""
@@ -405,6 +408,8 @@ def test_any_line_of_run(called, line):
 @example(["check", "--seed", str(2**70)], ["model.py:Net", "--steps", "1"])
 @example(["check", "--lr", "nan"], ["model.py:Net", "--steps", "1"])
 @example(["check"], ["model.py:wrong"])
+@example(["check"], ["broken.py:Net"])
+@example(["check", "--data", "model.py:wrong"], ["model.py:Net"])
 def test_any_line_of_check(called, line, more):
     """Any options of `check` run a few steps, or are refused in one line."""
     few = [*line, *more, "--steps", "2"] if "--steps" in line else [*line, *more]
