@@ -221,7 +221,7 @@ def assert_harmless(page, untouched):
 @examples(70)
 @given(mutations)
 @example([("summary.json", set_to(activation="\x1b[31m\ud83d"))])
-@example([("summary.json", set_to(gradients={"\x1b[31mred": None}))])
+@example([("summary.json", set_to(gradients={"\x1b]0;title": None}))])
 def test_changed_files_are_compared_or_left_out(place, mutation):
     """`compare` over a run whose files were changed shows it, or leaves it out with the reason."""
     runs = place()
@@ -294,7 +294,7 @@ def test_hostile_names_do_no_harm_on_the_page(place, untouched, names):
 
 @examples(25)
 @given(st.lists(st.tuples(st.sampled_from(FILES), changes()), min_size=1, max_size=2))
-@example([("config.yaml", set_to(versions={"\x1b[31mred": 5}))])
+@example([("config.yaml", set_to(versions={"\x1b]0;title": 5}))])
 @example([("config.yaml", lambda tree: tree["config"].update(hidden=[2]))])
 def test_changed_files_are_inspected_or_refused(place, mutation):
     """`inspect` over a run whose files were changed shows its networks, or says in one line why it cannot."""

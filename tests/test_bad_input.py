@@ -418,6 +418,7 @@ def test_any_line_of_check(called, line, more):
 
 @examples(40)
 @given(command_lines("inspect"), st.sampled_from([[], ["--hidden", "2", "--data", "circles", "--model", "mlp"]]))
+@example(["inspect", "--config", "line\nbreak\x07.yaml"], [])
 def test_any_line_of_inspect(called, line, more):
     """Any options of `inspect` show networks, or are refused in one line."""
     assert_ran_or_refused(called([*line, *more]))
@@ -434,6 +435,7 @@ def test_any_line_of_the_others(called, line):
 @examples(80)
 @given(st.lists(words, min_size=1, max_size=4))
 @example(["run", "--no\nsuch"])
+@example(["activations", "\x1b]0;title"])
 def test_any_words(called, line):
     """Words without sense are refused in one line."""
     assert_ran_or_refused(called(line))
