@@ -427,6 +427,7 @@ def test_any_line_of_inspect(called, line, more):
 @examples(120)
 @given(st.sampled_from(["compare", "report", "activations"]).flatmap(command_lines))
 @example(["activations", "--plot", "\udcff.html"])
+@example(["activations", "--plot", "file/page.html"])
 def test_any_line_of_the_others(called, line):
     """Any options of the commands that only show something are refused in one line, or show it."""
     assert_ran_or_refused(called(line))
