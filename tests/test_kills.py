@@ -52,12 +52,15 @@ def test_ends_cleanly(tmp_path, number, code, said, jobs):
     acts = ("tanh", "relu")[:jobs]
     command = [sys.executable, "-m", "ignite_act", "run", "--hidden", "8", "--quiet", "--jobs", str(jobs)]
     command += ["--output-dir", tmp_path, *(word for act in acts for word in ("--act", act))]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*command, "--max-epochs", "100000", "--patience", "0"], stderr=subprocess.PIPE, text=True
-    )
-    wait_for(lambda: len([*tmp_path.glob("*/*/*/checkpoints/previous.pt")]) == jobs)  # every job is in its third epoch
-    process.send_signal(number)
-    line, *rest = process.communicate(timeout=60)[1].splitlines()
+    ) as process:
+        try:
+            wait_for(lambda: len([*tmp_path.glob("*/*/*/checkpoints/previous.pt")]) == jobs)  # all are in epoch three
+            process.send_signal(number)
+            line, *rest = process.communicate(timeout=60)[1].splitlines()
+        finally:
+            process.kill()
     assert line == f"{said}: the same command with --resume goes on after the last finished epoch"
     assert not [other for other in rest if "resource_tracker" not in other and "warnings.warn" not in other]  # loky's
     assert process.returncode == code
