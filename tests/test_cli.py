@@ -592,8 +592,8 @@ def test_inspect_the_first_seed_of_a_study(invoke):
 def test_inspect_without_unicode():
     """A terminal that cannot show blocks gets other marks; nothing is said beside what the tables say."""
     arguments = ["inspect", "--hidden", "4", "--act", "relu", "--act", "identity"]
-    done = python("-m", "ignite_act", *arguments, PYTHONIOENCODING="ascii")
-    assert (done.returncode, done.stderr) == (0, "")
+    done = CliRunner(charset="ascii").invoke(main, arguments)
+    assert (done.exit_code, done.stderr) == (0, "")
     assert "@" in done.stdout
     assert done.stdout.isascii()
 
