@@ -1,11 +1,13 @@
 """Speed, as ratios of interleaved runs in one process, and how often findings are right.
 
-``python scripts/benchmark.py epoch``, ``overhead``, ``findings``.
+``python scripts/benchmark.py epoch``, ``overhead``, ``long``, ``findings``.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
+import resource
 import statistics
 import sys
 import time
@@ -30,7 +32,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.models import resnet18
 from torchvision.transforms import Compose, Normalize, ToTensor, v2
 
-from ignite_act import ActivationStats, DeadNeurons, Diagnostics, Finding, GradientStats
+from ignite_act import ActivationStats, DeadNeurons, Diagnostics, Finding, GradientStats, experiment
+from ignite_act.config import run_config
 from ignite_act.data import Data, TensorLoader, fashion_mnist
 from ignite_act.engines import create_trainer, loss_function
 from ignite_act.models import MLP
@@ -133,6 +136,29 @@ WATCHERS: dict[str, Attach] = {
     "all three, every=1": lambda model, optimizer, engine: Diagnostics(model, every=1).attach(engine),
     "all three, every=10": lambda model, optimizer, engine: Diagnostics(model, every=10).attach(engine),
 }
+
+
+@main.command("long")
+@click.option("--epochs", default=10_000, show_default=True, help="of a tiny network on the digits")
+def long_run(epochs: int) -> None:
+    """A long run of the experiment: what an epoch takes, and the most memory so far, along the way."""
+    ends: list[float] = []
+    memory: list[int] = []
+    decide = experiment._Run._decide
+
+    def at_end(run: Any, engine: Engine) -> None:
+        decide(run, engine)
+        ends.append(time.perf_counter())
+        memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+
+    config = run_config({"hidden": (4,), "batch_size": 512, "max_epochs": epochs, "patience": 0})
+    with TemporaryDirectory() as place, patch.object(experiment._Run, "_decide", at_end):
+        experiment.run(config, Path(place), quiet=True)
+    seconds = [after - before for before, after in itertools.pairwise(ends)]
+    hundreds = (*range(0, epochs - 100, max(100, epochs // 10)), epochs - 101)
+    for begin in hundreds:
+        took = statistics.median(seconds[begin : begin + 100])
+        click.echo(f"epochs {begin + 1:>6,} to {begin + 100:>6,}: {took * 1e3:.1f} ms, {memory[begin + 99]} MB")
 
 
 def tensorboard(handler: Callable[[torch.nn.Module], Callable[..., None]]) -> Attach:

@@ -1,6 +1,7 @@
-"""The rows of other tools in scripts/benchmark.py."""
+"""scripts/benchmark.py: the rows of other tools, and the long run."""
 
 import importlib.util
+import re
 import tempfile
 from pathlib import Path
 
@@ -65,3 +66,11 @@ def test_other_tools_leave_nothing_behind(benchmark, tmp_path, monkeypatch):
         assert not any(part._forward_hooks or part._backward_hooks for part in network.modules())
         assert not any(parameter._backward_hooks for parameter in network.parameters())
     assert not torch_module._global_forward_hooks
+
+
+def test_a_long_run(benchmark):
+    """The time of an epoch and the memory are shown along the way, the last hundred epochs included."""
+    done = CliRunner().invoke(benchmark.main, ["long", "--epochs", "120"], catch_exceptions=False)
+    first, last = done.output.splitlines()
+    assert re.fullmatch(r"epochs      1 to    100: [\d.]+ ms, \d+ MB", first)
+    assert re.fullmatch(r"epochs     20 to    119: [\d.]+ ms, \d+ MB", last)
