@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 from yaml.constructor import ConstructorError
 
-from ignite_act.errors import UserError
+from ignite_act.errors import UserError, one_line
 
 DataName = Literal["digits", "circles", "fashionmnist"]
 Style = Literal["module", "shared", "functional"]
@@ -212,8 +212,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except Exception as error:  # PyYAML raises many kinds for a value that does not fit its tag
-        reason = " ".join(str(error).split())
-        raise UserError(f"{path} is not valid YAML: {reason}") from error
+        raise UserError(f"{path} is not valid YAML: {one_line(error)}") from error
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):

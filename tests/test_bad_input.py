@@ -167,6 +167,7 @@ def study_file(tmp_path_factory):
 @example(BOMB.encode() + b"\ndata: *a11\n")
 @example(BOMB.encode() + b"\npublished: *a11\nact: *a11\n")
 @example(MERGE_BOMB.encode() + b"\n<<: *a11\n")
+@example("-\n''\u0378\n".encode())
 @example(b"lr: !!bool x\n")
 @example(b"lr: !!int ''\n")
 @example(b"lr: !!timestamp x\n")
