@@ -193,7 +193,7 @@ fail_on_option = click.option(
 @click.option(
     "--nproc-per-node",
     "processes",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 256),
     default=1,
     show_default=True,
     help="train each run in so many processes of this machine, each on its share of every batch",
@@ -258,6 +258,7 @@ def run(
     from ignite_act.run_files import read_run, run_directory
 
     configs, place = variants.expand_study(study), Path(output_dir)
+    experiment.check_shares(configs[0].batch_size, processes)  # before they are started
     console = Console(quiet=quiet, highlight=False)
     backend = backend or default_backend()
     if len(configs) == 1 and cluster is None:

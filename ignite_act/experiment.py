@@ -109,7 +109,9 @@ def prepare(config: RunConfig) -> _Parts:
         rank=idist.get_rank(),
         processes=idist.get_world_size(),
     )
-    _check_shares(loader)
+    check_shares(loader.batch_size, loader.processes)
+    if not loader.drop_last:
+        check_shares(len(loader.split) % loader.batch_size, loader.processes)
     if not is_first():  # what is random in the forward differs between processes
         torch.manual_seed(config.seed + idist.get_rank())
     scaler = create_scaler(device, amp=config.amp)
@@ -433,19 +435,17 @@ def _state_settings(config: RunConfig) -> dict[str, Any]:
     return {**settings(config), "processes": idist.get_world_size()}
 
 
-def _check_shares(loader: TensorLoader) -> None:
-    """Refuses batches that the processes cannot share equally: the mean of their gradients would be another one.
+def check_shares(size: int, processes: int) -> None:
+    """Refuses a batch that the processes cannot share equally: the mean of their gradients would be another one.
 
     Raises:
-        UserError: if there are some.
+        UserError: if it cannot be shared.
     """
-    rest = 0 if loader.drop_last else len(loader.split) % loader.batch_size
-    for size in {loader.batch_size, rest or loader.batch_size}:
-        if size % loader.processes:
-            raise UserError(
-                f"{loader.processes} processes cannot share a batch of {size} samples equally: "
-                "choose another --batch-size or another number of processes"
-            )
+    if size % processes:
+        raise UserError(
+            f"{processes} processes cannot share a batch of {size} samples equally: "
+            "choose another --batch-size or another number of processes"
+        )
 
 
 def _data_parallel(model: nn.Module) -> nn.Module:

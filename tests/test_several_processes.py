@@ -224,9 +224,8 @@ def test_another_number_of_processes_is_refused(two, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        pytest.param(
-            ["--nproc-per-node", "3"], "3 processes cannot share a batch of 32 samples equally", marks=pytest.mark.slow
-        ),
+        (["--nproc-per-node", "3"], "3 processes cannot share a batch of 32 samples equally"),
+        (["--nproc-per-node", "257"], "Invalid value for '--nproc-per-node'"),
         (["--nproc-per-node", "2", "--jobs", "2"], "--nproc-per-node trains one run after the other"),
         pytest.param(["--nproc-per-node", "2", "--act", "nosuch"], "unknown activation", marks=pytest.mark.slow),
     ],
