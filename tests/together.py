@@ -53,6 +53,7 @@ if __name__ == "__main__":
     if how == "torchrun":
         with processes.together("gloo"):
             work()
+        processes.leave()  # as the command line does
     else:
         try:
             processes.launch(work, processes=2, backend="gloo")
