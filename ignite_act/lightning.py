@@ -166,6 +166,8 @@ class DiagnosticsCallback(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Finishes an open window; no hook is left."""
         self._finish(trainer, {}, partial=True, sync=False)
+        if self._recorder is not None:
+            self._recorder.stop()
         self._loaded = {}  # by `trainer.test(ckpt_path=...)`, say: not for the next fit
 
     def _finish(
@@ -173,7 +175,7 @@ class DiagnosticsCallback(Callback):
     ) -> EpochReport | None:
         if self._recorder is None or not self._recorder.started:
             return None
-        self._recorder.stop()
+        self._recorder.pause()
         iteration = trainer.fit_loop.total_batch_idx + 1
         report = self._recorder.finish(
             epoch=self._epoch, iteration=iteration, scores=scores, partial=partial, sync=sync

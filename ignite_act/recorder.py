@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import time
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -23,9 +23,13 @@ from ignite_act.collect import (
     UpdateCollector,
 )
 from ignite_act.collect.base import finish_together
+from ignite_act.collect.cost import Meter
 from ignite_act.collect.loss import loss_of
 from ignite_act.findings import Finding, Journal, Thresholds
+from ignite_act.guard import guarded, harmless
 from ignite_act.report import EpochReport, with_coarse_histogram
+
+logger = logging.getLogger(__name__)
 
 ACTIVATIONS_EVERY = 10
 """The activations' distribution is measured in one iteration of so many unless ``every`` says otherwise."""
@@ -83,7 +87,9 @@ class EpochRecorder:
         self._journal = Journal(thresholds)
         self._report: EpochReport | None = None
         self._epoch = 0
-        self._started = 0.0
+        self._meter = Meter()
+        self._failed: dict[str, str] = {}
+        self._restored = False
 
     @property
     def report(self) -> EpochReport | None:
@@ -94,6 +100,7 @@ class EpochRecorder:
     def coverage(self) -> dict[str, Coverage]:
         """Diagnostic -> what the last finished window saw and what not."""
         found = {name: collector.coverage for name, collector in self.collectors.items()}
+        found["findings"] = Coverage((), {**self._journal.failed, **self._failed})
         return {name: coverage for name, coverage in found.items() if name in DIAGNOSTICS or coverage.unseen}
 
     @property
@@ -105,19 +112,26 @@ class EpochRecorder:
         """Begins a window; a window restored by `load_state_dict` goes on instead."""
         for collector in self.collectors.values():
             collector.start()
-        self._started = time.perf_counter()
+        self._restored = False
+        self._meter = Meter()
+
+    def pause(self) -> None:
+        """Measures nothing until the next `start`; the hooks stay registered."""
+        for collector in self.collectors.values():
+            collector.pause()
 
     def record_loss(self, loss: Tensor | float) -> None:
         """Adds the training loss of a step; what happens to it is part of many findings."""
-        number = loss_of(loss)
-        if number is None:
-            self.no_loss(f"it is not a single number: {type(loss).__name__}")
-        else:
-            self._loss.record(number)
+        with guarded(self._loss, "the loss of some steps"):
+            number = loss_of(loss)
+            if number is None:
+                self.no_loss(f"it is not a single number: {type(loss).__name__}")
+            else:
+                self._loss.record(number)
 
     def no_loss(self, reason: str) -> None:
         """Notes why the loss of a step is not known."""
-        self._loss.give_up(reason)
+        self._loss.missing(reason)
 
     def finish(
         self,
@@ -137,34 +151,52 @@ class EpochRecorder:
             partial: whether the window was cut short.
             sync: false where other processes will not make this call (after an exception).
         """
-        collectors = list(self.collectors.values())
-        seconds = sum(collector.seconds for collector in collectors)
-        begin = time.perf_counter()
-        results = finish_together(collectors, partial=partial, sync=sync and self._sync)
+        epoch = self._epoch + 1 if epoch is None else epoch
+        results = finish_together(list(self.collectors.values()), partial=partial, sync=sync and self._sync)
         rows = dict(zip(self.collectors, results, strict=True))
-        now = time.perf_counter()
-        if epoch is None:
-            epoch = self._epoch + 1
-        report = EpochReport(
-            epoch=epoch,
-            iteration=iteration,
-            partial=partial,
-            scores=scores or {},
-            gradients=rows["gradients"],
-            activations={name: with_coarse_histogram(row) for name, row in rows["activations"].items()},
-            dead_neurons=rows["dead_neurons"],
-            updates=rows["updates"],
-            signal=rows["signal"],
-            output=rows["output"].get("output", {}),
-            loss=rows["loss"].get("loss", {}),
-            coverage={name: coverage.to_dict() for name, coverage in self.coverage.items()},
-            cost=(seconds + now - begin) / max(now - self._started, 1e-9),
-        )
-        self._started = now
+        report = EpochReport(epoch=epoch, iteration=iteration, partial=partial, scores=scores or {})
+        with guarded(self, "the report"):
+            report = dataclasses.replace(
+                report,
+                gradients=rows["gradients"],
+                activations={name: with_coarse_histogram(row) for name, row in rows["activations"].items()},
+                dead_neurons=rows["dead_neurons"],
+                updates=rows["updates"],
+                signal=rows["signal"],
+                output=rows["output"].get("output", {}),
+                loss=rows["loss"].get("loss", {}),
+                coverage=self._plain_coverage(),
+            )
         self._epoch = epoch
-        self._report = dataclasses.replace(report, findings=self._journal.add(report))
+        with guarded(self, "the findings"):
+            report = dataclasses.replace(report, findings=self._journal.add(report), coverage=self._plain_coverage())
+        self._report = dataclasses.replace(report, cost=self._meter.share())
+        self._meter = Meter()
         return self._report
 
+    def _plain_coverage(self) -> dict[str, dict[str, Any]]:
+        return {name: coverage.to_dict() for name, coverage in self.coverage.items()}
+
+    def give_up(self, what: str, reason: str) -> None:
+        """Notes that something failed that is no collector's; the log says it once."""
+        if what not in self._failed:
+            self._failed[what] = reason
+            logger.warning("%s gives up %s: %s", type(self).__name__, what, reason)
+
+    def renew(self) -> None:
+        """Forgets the windows and findings so far: another training of the same model begins.
+
+        What was restored by `load_state_dict` and not used yet is kept.
+        """
+        if self._restored:
+            return
+        for collector in self.collectors.values():
+            collector.renew()
+        self._journal = Journal(self._journal.thresholds)
+        self._report = None
+        self._epoch = 0
+
+    @harmless("the scores of an epoch")
     def add_scores(self, scores: Mapping[str, Mapping[str, float]]) -> None:
         """Scores that became known after the report of their epoch; the findings of the next one take them in."""
         if self._report is not None:
@@ -177,9 +209,10 @@ class EpochRecorder:
         Returns:
             The last report, with the findings that stand at the end; None before the first.
         """
-        findings = self._journal.end()  # also of a run restored after its last report
-        if self._report is not None and findings != self._report.findings:
-            self._report = dataclasses.replace(self._report, findings=findings)
+        with guarded(self, "the findings"):
+            findings = self._journal.end()  # also of a run restored after its last report
+            if self._report is not None and findings != self._report.findings:
+                self._report = dataclasses.replace(self._report, findings=findings)
         return self._report
 
     @property
@@ -215,3 +248,4 @@ class EpochRecorder:
             collector.load_state_dict(state[name])
         self._journal.load_state_dict(state["journal"])
         self._epoch = int(state["epoch"])
+        self._restored = True

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import time
 import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 from typing_extensions import Self
 
+from ignite_act.guard import guarded, reason_of
 from ignite_act.collect.names import unwrap
 from ignite_act.collect.processes import gather, several
+from ignite_act.errors import one_line
 
 logger = logging.getLogger(__name__)
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,16 @@ class Collector(ABC):
     """Watches one model over windows and turns each window into numbers.
 
     ``start`` begins a window and puts the hooks in place, ``finish`` returns the window's numbers and begins the next
-    one, ``stop`` takes the hooks away. As a context manager it starts and stops. It holds the model weakly (but keeps
-    a ``ModuleDict`` or ``ModuleList``, in which several models may have been put together for it) and leaves nothing
-    on it: the hooks are torch's global ones, in place only between ``start`` and ``stop``.
+    one, ``pause`` stops counting until the next ``start``, ``stop`` takes the hooks away. As a context manager it
+    starts and stops. It holds the model weakly (but keeps a ``ModuleDict`` or ``ModuleList``, in which several models
+    may have been put together for it) and leaves nothing on it: the hooks are torch's global ones. They stay
+    registered from the first ``start`` to ``stop``.
+
+    No failure in a collector reaches the training: it is logged once and listed in the coverage.
 
     Args:
         model: the model; wrappers of data parallelism and of ``torch.compile`` are looked through.
-        every: measure one step in so many.
+        every: measure every N-th step.
     """
 
     def __init__(self, model: nn.Module, *, every: int = 1) -> None:
@@ -86,11 +89,11 @@ class Collector(ABC):
         """Whether what happens now belongs to the window; an engine's handler narrows it to the engine's own steps."""
         self.clock: Callable[[], int | None] = _no_clock
         """The current iteration, where there is a notion of it."""
-        self.seconds = 0.0
-        """Wall time spent on measuring since the start of the window."""
         self.started = False
-        self._unseen: dict[str, str] = {}
+        self._release: Callable[[], object] | None = None
         self._keep_window = False
+        self._troubles: dict[str, str] = {}  # what failed in this window
+        self._logged: set[str] = set()
         self._elsewhere: dict[str, str] = {}  # what other processes could not measure
 
     @property
@@ -108,11 +111,35 @@ class Collector(ABC):
     def start(self) -> None:
         """Begins a window; a window restored by `load_state_dict` goes on instead."""
         if not self._keep_window:
-            self._begin()
+            with guarded(self, "the beginning of a window"):
+                self._begin()
         self._keep_window = False
+        if self._release is None:
+            self._release = self._hold()
         if not self.started:
             self.started = True
-            self._watch()
+            with guarded(self, "the beginning of a window"):
+                self._watch()
+
+    def pause(self) -> None:
+        """Counts nothing until the next `start`; the hooks stay registered."""
+        if self.started:
+            self.started = False
+            with guarded(self, "the end of a window"):
+                self._unwatch()
+
+    def stop(self) -> None:
+        """Takes the hooks away; doing it twice is fine."""
+        self.pause()
+        if self._release is not None:
+            self._release()
+            self._release = None
+
+    def renew(self) -> None:
+        """Forgets earlier windows: another training of the same model begins. A restored window is kept."""
+        if not self._keep_window:
+            with guarded(self, "the beginning of a window"):
+                self._forget_windows()
 
     def finish(self, *, partial: bool = False, sync: bool = True) -> dict[str, dict[str, Any]]:
         """The numbers of the window, by name in the order of first use, and the beginning of the next window.
@@ -125,11 +152,17 @@ class Collector(ABC):
 
     def finish_alone(self, *, partial: bool) -> dict[str, dict[str, Any]]:
         """`finish` with what this process knows."""
-        with self.timed():
+        rows: dict[str, dict[str, Any]] = {}
+        unseen: dict[str, str] = {}
+        with guarded(self, "the numbers of the window"):
             rows = {name: {**row, "partial": partial} for name, row in self._numbers().items()}
-        self._coverage = Coverage(tuple(rows), {**self._find_unseen(tuple(rows)), **self._elsewhere})
-        self._elsewhere = {}
-        self._begin()
+        with guarded(self, "what was not seen"):
+            unseen = self._find_unseen(tuple(rows))
+        unseen = {**unseen, **self._troubles, **self._elsewhere}
+        self._coverage = Coverage(tuple(rows), {name: one_line(reason) for name, reason in unseen.items()})
+        self._troubles, self._elsewhere = {}, {}
+        with guarded(self, "the beginning of a window"):
+            self._begin()
         return rows
 
     def shared_state(self) -> dict[str, Any]:
@@ -151,11 +184,12 @@ class Collector(ABC):
         """Notes that the numbers of this window are those of this process alone."""
         self._elsewhere["other processes"] = reason
 
-    def stop(self) -> None:
-        """Takes the hooks away; doing it twice is fine."""
-        if self.started:
-            self.started = False
-            self._unwatch()
+    def give_up(self, what: str, reason: str) -> None:
+        """Notes that something could not be measured, for the coverage; the log says it once."""
+        self._troubles.setdefault(what, reason)
+        if what not in self._logged:
+            self._logged.add(what)
+            logger.warning("%s gives up %s: %s", type(self).__name__, what, reason)
 
     _coverage = Coverage()
 
@@ -170,15 +204,6 @@ class Collector(ABC):
 
     def __exit__(self, *exception: object) -> None:
         self.stop()
-
-    @contextlib.contextmanager
-    def timed(self) -> Iterator[None]:
-        """Adds the time of its block to `seconds`."""
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds += time.perf_counter() - begin
 
     def state_dict(self) -> dict[str, Any]:
         """The unfinished window and what the next one needs of the last: tensors and plain types only."""
@@ -198,11 +223,17 @@ class Collector(ABC):
         self._load_state(state)
         self._keep_window = True
 
+    def _hold(self) -> Callable[[], object]:
+        """Keeps the hooks registered that the collector needs; returns what lets them go."""
+        return _nothing
+
+    def _forget_windows(self) -> None:
+        """Drops what one window keeps for the next."""
+
     @abstractmethod
     def _begin(self) -> None:
         """Empties the statistics."""
         self._every.reset()
-        self.seconds = 0.0
 
     @abstractmethod
     def _watch(self) -> None:
@@ -255,23 +286,43 @@ def finish_together(
         For each what `Collector.finish` returns.
     """
     if sync and several():
-        try:
-            states: list[Mapping[str, Any]] | str = [collector.shared_state() for collector in collectors]
-        except Exception as error:  # the others are told, they must not wait
-            states = f"{type(error).__name__}: {error}"
-        try:
-            everybody = gather(states)
-            for problem in everybody:
-                if isinstance(problem, str):
-                    raise RuntimeError(problem)
-            for collector, own in zip(collectors, zip(*everybody, strict=True), strict=True):
-                collector.unite(own)
-        except Exception as error:  # a process is gone or measures something else; training never dies of it
-            reason = f"the processes could not be brought together: {type(error).__name__}: {error}"
-            logger.warning("%s", reason)
-            for collector in collectors:
-                collector.not_united(reason)
+        _bring_together(collectors)
     return [collector.finish_alone(partial=partial) for collector in collectors]
+
+
+def _bring_together(collectors: Sequence[Collector]) -> None:
+    """Gives every collector the window of all processes, or the reason why it has that of this one alone."""
+    try:
+        by_process: list[list[Mapping[str, Any] | str]] = gather([_shared(collector) for collector in collectors])
+        by_collector = list(zip(*by_process, strict=True))
+    except Exception as error:  # a process is gone or measures something else
+        by_collector = [(reason_of(error),)] * len(collectors)
+    told = set()
+    for collector, states in zip(collectors, by_collector, strict=True):
+        problem = next((state for state in states if isinstance(state, str)), "")
+        if not problem:
+            try:
+                collector.unite([state for state in states if not isinstance(state, str)])
+            except Exception as error:
+                problem = reason_of(error)
+        if problem:
+            reason = f"the processes could not be brought together: {problem}"
+            collector.not_united(reason)
+            if reason not in told:
+                told.add(reason)
+                logger.warning("%s", reason)
+
+
+def _shared(collector: Collector) -> Mapping[str, Any] | str:
+    """The state of a window, or why there is none: the other processes are told, they must not wait."""
+    try:
+        return collector.shared_state()
+    except Exception as error:
+        return reason_of(error)
+
+
+def _nothing() -> None:
+    return None
 
 
 def _always() -> bool:

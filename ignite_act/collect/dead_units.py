@@ -64,6 +64,9 @@ class DeadUnitCollector(SiteCollector[UnitLife]):
         self._before = {name: row["indices"] for name, row in rows.items()}
         return rows
 
+    def _forget_windows(self) -> None:
+        self._before = {}
+
     def _restore(self, state: Mapping[str, Any]) -> UnitLife:
         return UnitLife.from_state_dict(state)
 

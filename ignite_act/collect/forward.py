@@ -7,11 +7,11 @@ around the outermost forward sees every torch function called from Python, so th
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
@@ -23,9 +23,13 @@ from torch import Tensor, nn, overrides
 from torch.overrides import TorchFunctionMode
 
 from ignite_act.activations import Activation, recognised_call, recognised_module
-from ignite_act.collect.hooks import is_compiling, watch
+from ignite_act.guard import guarded, reason_of, report_failure
+from ignite_act.collect.hooks import watch
 from ignite_act.collect.layout import ChannelAxes
 from ignite_act.collect.names import module_names
+from ignite_act.collect.scope import forward_kind
+from ignite_act.collect.structure import main_tensor
+from ignite_act.collect.torch_internals import is_compiling, is_recomputing, is_recording, version
 
 _FUSING = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
 
@@ -73,11 +77,11 @@ class SiteCall(NamedTuple):
 class SiteObserver(Protocol):
     """What a forward tap calls."""
 
-    seconds: float
-    """Time spent in `observe`."""
+    def is_open(self) -> bool:
+        """Whether what happens now belongs to the window."""
 
-    def wants_forward(self) -> bool:
-        """Whether the forward that begins now is to be measured; asked once per outermost call."""
+    def wants_forward(self, kind: int) -> bool:
+        """Whether a forward of a kind is to be measured (`forward_kind`); asked once per outermost call."""
 
     def needs_pre_activation(self, activation_fn: Activation) -> bool:
         """Whether the input of the function must survive an in-place call."""
@@ -93,6 +97,9 @@ class SiteObserver(Protocol):
 
     def note(self, what: str, reason: str) -> None:
         """Is told of something that could not be seen and is no site."""
+
+    def give_up(self, what: str, reason: str) -> None:
+        """Notes that watching failed."""
 
 
 class ModuleInfo(NamedTuple):
@@ -261,7 +268,7 @@ class ForwardTap:
             if module is self._model() and not _is_inside_itself(module):
                 self._end_forward()  # Ctrl-C has broken off the last forward
         if self._depth == 0:
-            self._begin_forward()
+            self._begin_forward(module)
             if self._live and module is not self._model():
                 self._note_outside(info)
         self._depth += 1
@@ -324,10 +331,10 @@ class ForwardTap:
             frame.hidden_from = frame.hidden_from | info.whole_for
             if args and isinstance(args[0], Tensor):
                 frame.pre_activation = args[0]
-                frame.version = _version(args[0])
+                frame.version = version(args[0])
         stack.append(frame)
 
-    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         """A module's forward ends, by a return or by an exception."""
         if self._depth == 0 or is_recomputing() or threading.get_ident() != self._thread:
             return
@@ -347,30 +354,34 @@ class ForwardTap:
             self._end_forward()
 
     def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Executes one torch function on behalf of the model."""
+        """Executes one torch function on behalf of the model, once, whatever fails around it."""
         known = recognised_call(function)
         observers = self._observers_here() if known is not None else ()
         if known is None or not observers:
             result = function(*args, **kwargs)
-            if self.axes.concerns(function):
-                self.axes.follow(function, args, kwargs, result)
-            if function in _BY_HAND:
-                self._note_by_hand(function, args, kwargs)
+            if self.axes.concerns(function) or function in _BY_HAND:
+                with guarded(self, "some calls"):
+                    self.axes.follow(function, args, kwargs, result)
+                    if function in _BY_HAND:
+                        self._note_by_hand(function, args, kwargs)
             return result
         before = args[0] if args else kwargs.get("input")
-        unit_dim = self.axes.of(before)
-        parameters = {**dict(zip(known.positional, args[1:], strict=False)), **kwargs} if args[1:] else kwargs
-        pre_activation = before
-        if known.in_place or parameters.get("inplace") or "out" in kwargs:
-            wanted = any(observer.needs_pre_activation(known.activation_fn) for observer in observers)
-            pre_activation = before.detach().clone() if wanted and isinstance(before, Tensor) else None
+        pre_activation, unit_dim, parameters = None, -1, kwargs
+        with guarded(self, "some calls"):
+            unit_dim = self.axes.of(before)
+            parameters = {**dict(zip(known.positional, args[1:], strict=False)), **kwargs} if args[1:] else kwargs
+            pre_activation = before
+            if known.in_place or parameters.get("inplace") or "out" in kwargs:
+                wanted = any(observer.needs_pre_activation(known.activation_fn) for observer in observers)
+                pre_activation = before.detach().clone() if wanted and isinstance(before, Tensor) else None
         result = function(*args, **kwargs)
-        if self.axes.concerns(function):
-            self.axes.follow(function, args, kwargs, result)
-        if isinstance(result, Tensor):
-            frame = self._stack[-1]
-            key = self._key(frame, known.label if frame.info.activation_fn is None else "")
-            _tell(observers, SiteCall(key, known.activation_fn, parameters, pre_activation, result, unit_dim))
+        with guarded(self, "some calls"):
+            if self.axes.concerns(function):
+                self.axes.follow(function, args, kwargs, result)
+            if isinstance(result, Tensor) and self._stack:
+                frame = self._stack[-1]
+                key = self._key(frame, known.label if frame.info.activation_fn is None else "")
+                _tell(observers, SiteCall(key, known.activation_fn, parameters, pre_activation, result, unit_dim))
         return result
 
     def _observers_here(self) -> tuple[SiteObserver, ...]:
@@ -383,12 +394,30 @@ class ForwardTap:
     def _alive(self) -> list[SiteObserver]:
         return [observer for own in self._observers if (observer := own()) is not None]
 
-    def _begin_forward(self) -> None:
+    def _begin_forward(self, module: nn.Module) -> None:
         self._thread = threading.get_ident()
-        self._live = () if is_recording() else tuple(own for own in self._alive() if own.wants_forward())
+        self._live = () if is_recording() else self._wanting(module)
         if self._live:
             self._calls.clear()
             self._enter_mode()
+
+    def _wanting(self, module: nn.Module) -> tuple[SiteObserver, ...]:
+        """The observers for which a forward of a module, the outermost one that is called, counts."""
+        kind, wanting = None, []
+        for observer in self._alive():
+            with guarded(observer, "some forwards"):
+                if observer.is_open():
+                    kind = forward_kind(module) if kind is None else kind
+                    if observer.wants_forward(kind):
+                        wanting.append(observer)
+        return tuple(wanting)
+
+    def give_up(self, what: str, reason: str) -> None:
+        """Notes that watching failed, with every observer; the forward under way is left alone."""
+        with contextlib.suppress(Exception):
+            self._end_forward()
+        for observer in self._alive():
+            observer.give_up(what, reason)
 
     def _end_forward(self) -> None:
         self._leave_mode()
@@ -409,7 +438,7 @@ class ForwardTap:
             _remove_mode(self._mode)
 
     def _emit_whole(self, frame: _Frame, output: Any) -> None:
-        result = first_tensor(output)
+        result = main_tensor(output)
         outer = self._stack[-1].hidden_from if self._stack else frozenset()
         own = frame.info.whole_for - outer
         observers = tuple(observer for observer in self._live if id(observer) in own)
@@ -434,12 +463,11 @@ class ForwardTap:
 
 def _tell(observers: tuple[SiteObserver, ...], call: SiteCall) -> None:
     for observer in observers:
-        begin = time.perf_counter()
-        try:
-            observer.observe(call)
-        except Exception as error:  # training never dies of its diagnostics
-            observer.fail(call.key, error)
-        observer.seconds += time.perf_counter() - begin
+        with guarded(observer, "some activations"):
+            try:
+                observer.observe(call)
+            except Exception as error:
+                observer.fail(call.key, error)
 
 
 _numbers: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()
@@ -505,11 +533,6 @@ def _remove_mode(mode: TorchFunctionMode) -> None:
         overrides._push_mode(other)
 
 
-def is_recomputing() -> bool:
-    """Whether autograd is running backward: activation checkpointing executes forwards a second time there."""
-    return torch._C._current_graph_task_id() != -1
-
-
 def _is_inert(module: nn.Module, activation_fn: Activation | None) -> bool:
     """Whether a module certainly calls no activation function: torch's own single layers.
 
@@ -519,11 +542,6 @@ def _is_inert(module: nn.Module, activation_fn: Activation | None) -> bool:
     if activation_fn is not None or not type(module).__module__.startswith("torch.nn.modules."):
         return False
     return next(module.children(), None) is None
-
-
-def is_recording() -> bool:
-    """Whether operations are written down as a graph (``make_fx``) and not for their results."""
-    return torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY) is not None
 
 
 def _is_inside_itself(module: nn.Module) -> bool:
@@ -542,9 +560,12 @@ def _is_overwritten(before: Tensor, version: int, result: Tensor) -> bool:
     return before._version != version
 
 
-def _version(tensor: Tensor) -> int:
-    """Grows with every change in place; tensors of inference mode do not say."""
-    return -1 if tensor.is_inference() else tensor._version
+_calls = 0
+
+
+def calls() -> int:
+    """Torch functions that were seen so far in this process, for the cost."""
+    return _calls
 
 
 class _CallMode(TorchFunctionMode):
@@ -555,23 +576,9 @@ class _CallMode(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        global _calls
         tap = None if is_compiling() else self._tap()
         if tap is None:
             return func(*args, **(kwargs or {}))
+        _calls += 1
         return tap.call(func, args, kwargs or {})
-
-
-def first_tensor(output: Any) -> Tensor | None:
-    """The output, or the first tensor of a tuple, list or dict of outputs."""
-    if isinstance(output, Tensor):
-        return output
-    return next(_walk(output), None)
-
-
-def _walk(output: Any) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, dict):
-        yield from (tensor for item in output.values() for tensor in _walk(item))
-    elif isinstance(output, (tuple, list)):
-        yield from (tensor for item in output for tensor in _walk(item))

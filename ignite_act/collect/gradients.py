@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
+from ignite_act.collect import optimizers
 from ignite_act.collect.base import Collector, Every
+from ignite_act.guard import reason_of
 from ignite_act.collect.names import Pattern, Patterns, as_patterns, clean, matches
-from ignite_act.collect.optimizers import StepTap
 from ignite_act.stats import ABSENT, SCRATCH, Magnitude, magnitude
 
 
@@ -68,7 +68,6 @@ class GradientCollector(Collector):
             if not isinstance(item, Optimizer):
                 raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(item).__name__}")
         self._optimizers = [weakref.ref(item) for item in several] if optimizer is not None else None
-        self._tap = StepTap(self)
         self._layers: dict[int, _Layer] = {}  # id of the parameter -> layer
         self._outside: set[int] = set()  # ids of parameters of optimizers that the model has not
         self._statistic: Magnitude | None = None
@@ -82,8 +81,10 @@ class GradientCollector(Collector):
         self._begin()
 
     def before_step(self, optimizer: Optimizer) -> None:
+        """Nothing: gradients are read when they are final."""
+
+    def gradients_ready(self, optimizer: Optimizer) -> None:
         """Reads the gradients that the optimizer is about to use."""
-        begin = time.perf_counter()
         if self._lazy:
             self._look()
         followed = self._follow(optimizer)
@@ -99,9 +100,8 @@ class GradientCollector(Collector):
                 try:
                     self._read(gradients, getattr(optimizer, "grad_scale", None), found_inf)
                 except Exception as error:
-                    self._trouble = f"reading its gradient failed: {type(error).__name__}: {error}"
+                    self._trouble = f"reading its gradient failed: {reason_of(error)}"
                     raise
-        self.seconds += time.perf_counter() - begin
 
     @torch.no_grad()
     def _read(self, gradients: dict[int, Tensor], scale: Tensor | None, found_inf: Tensor | None) -> None:
@@ -161,7 +161,7 @@ class GradientCollector(Collector):
 
     def _inside_another(self, optimizer: Optimizer, followed: _Followed) -> bool:
         """Whether the step is part of the step of another optimizer of the same parameters, which counts."""
-        outer = (self._followed.get(other) for other in self._tap.around(optimizer))
+        outer = (self._followed.get(other) for other in optimizers.around(optimizer))
         return any(other is not None and other.wanted and set(other.owned) >= set(followed.owned) for other in outer)
 
     def _begin(self) -> None:
@@ -214,11 +214,14 @@ class GradientCollector(Collector):
             return bool(fitting)
         return any(_asks_for_vectors(pattern, kind) for pattern, kind in fitting)
 
+    def _hold(self) -> Callable[[], object]:
+        return optimizers.hold(self)
+
     def _watch(self) -> None:
-        self._tap.open()
+        self._end_watch = optimizers.watch(self)
 
     def _unwatch(self) -> None:
-        self._tap.close()
+        self._end_watch()
 
     def _numbers(self) -> dict[str, dict[str, Any]]:
         self._look()
@@ -274,8 +277,6 @@ class GradientCollector(Collector):
             layer = self._layers.get(id(parameter))
             if layer is not None and layer.name not in measured:
                 unseen[layer.name] = self._trouble or _why_unseen(parameter)
-        if self._trouble:
-            unseen.setdefault("some steps", self._trouble)
         return unseen
 
     def _state(self) -> dict[str, Any]:

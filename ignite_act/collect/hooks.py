@@ -1,15 +1,21 @@
-"""One pair of torch's global module hooks for everything that watches calls of modules."""
+"""One pair of torch's global module hooks for everything that watches calls of modules.
+
+The hooks stay registered for as long as anybody holds them, also between windows: compiled code checks which hooks
+there are, and is compiled anew when they come and go. While nobody watches they return at once.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-import torch
 from torch import nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from ignite_act.guard import guarded
+from ignite_act.collect.torch_internals import is_compiling, register_forward_hook
 
 
 class CallWatcher(Protocol):
@@ -18,54 +24,95 @@ class CallWatcher(Protocol):
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """A module's forward begins."""
 
-    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """A module's forward ends; after an exception nothing came out."""
+    def leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
+        """A module's forward ends; after an exception nothing came out, and ``kwargs`` are not known."""
+
+    def give_up(self, what: str, reason: str) -> None:
+        """Notes that watching failed."""
 
 
+class Holders:
+    """Registers hooks with the first of those who hold them and removes them with the last.
+
+    Args:
+        register: puts the hooks in place and returns what removes them.
+    """
+
+    def __init__(self, register: Callable[[], Callable[[], object]]) -> None:
+        self._register = register
+        self._count = 0
+        self._remove: Callable[[], object] | None = None
+
+    def hold(self, holder: object) -> Callable[[], object]:
+        """Keeps the hooks in place for as long as the holder lives, or until the returned function is called."""
+        if self._remove is None:
+            self._remove = self._register()
+        self._count += 1
+        return weakref.finalize(holder, self._release)
+
+    def _release(self) -> None:
+        self._count -= 1
+        if self._count == 0 and self._remove is not None:
+            self._remove()
+            self._remove = None
+
+
+def _register() -> Callable[[], object]:
+    hooks = contextlib.ExitStack()
+    hooks.callback(register_module_forward_pre_hook(_enter).remove)
+    hooks.callback(register_forward_hook(_leave))
+    return hooks.close
+
+
+_holders = Holders(_register)
 _watchers: tuple[weakref.ref[CallWatcher], ...] = ()
-_hooks = contextlib.ExitStack()
+calls = 0
+"""Calls of modules that the hooks were told of while somebody watched, for the cost."""
+
+
+def hold(holder: object) -> Callable[[], object]:
+    """Keeps the hooks registered for as long as an object lives, or until the returned function is called."""
+    return _holders.hold(holder)
 
 
 def watch(watcher: CallWatcher) -> Callable[[], object]:
-    """Tells a watcher, which is held weakly, of calls; the first one puts the hooks in place.
+    """Tells a watcher, which is held weakly, of calls.
 
     Returns:
-        What ends it; doing it twice is fine. With the last watcher the hooks go.
+        What ends it; doing it twice is fine.
     """
     global _watchers
     own = weakref.ref(watcher)
-    if not _watchers:
-        _hooks.callback(register_module_forward_pre_hook(_enter).remove)
-        _hooks.callback(register_module_forward_hook(_leave, always_call=True).remove)
+    release = hold(watcher)
     _watchers = (*_watchers, own)
-    return weakref.finalize(watcher, _unwatch, own)
+    end = weakref.finalize(watcher, _unwatch, own, release)
+    return end
 
 
-def _unwatch(own: weakref.ref[CallWatcher]) -> None:
+def _unwatch(own: weakref.ref[CallWatcher], release: Callable[[], object]) -> None:
     global _watchers
     _watchers = tuple(other for other in _watchers if other is not own)
-    if not _watchers:
-        _hooks.close()
-
-
-def is_compiling() -> bool:
-    """Whether this is no real forward: torch.compile, torch.export or torch.jit.trace is recording it."""
-    return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
+    release()
 
 
 def _enter(module: nn.Module, args: tuple[Any, ...]) -> None:
-    if is_compiling():
+    global calls
+    if is_compiling() or not _watchers:
         return
+    calls += 1
     for own in _watchers:
         watcher = own()
         if watcher is not None:
-            watcher.enter(module, args)
+            with guarded(watcher, "some forwards"):
+                watcher.enter(module, args)
 
 
-def _leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+def _leave(module: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
     if is_compiling():
         return
+    kwargs = rest[0] if len(rest) > 1 else {}  # after an exception torch leaves them out
     for own in _watchers:
         watcher = own()
         if watcher is not None:
-            watcher.leave(module, args, output)
+            with guarded(watcher, "some forwards"):
+                watcher.leave(module, args, kwargs, rest[-1])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ignite_act.collect.base import Collector
+from ignite_act.guard import guarded
 from ignite_act.stats import Course
 
 ROW = "loss"
@@ -28,7 +29,7 @@ class LossCollector(Collector):
         """Adds the loss of a step: a number, or a tensor with one element, which stays where it is."""
         if not self.started:
             return
-        with self.timed():
+        with guarded(self, "the loss of some steps"):
             if isinstance(loss, Tensor):
                 loss = loss.detach().clone()  # it is read later, and may be overwritten until then
                 if loss.device != self._course.values.device:
@@ -38,13 +39,13 @@ class LossCollector(Collector):
             self._steps += 1
             self._course.update(loss, self.clock() or self._steps)
 
-    def give_up(self, reason: str) -> None:
-        """Notes why a loss is not known."""
-        self._trouble = reason
+    def missing(self, reason: str) -> None:
+        """Notes why the loss of a step is not known."""
+        self._missing = reason
 
     def _begin(self) -> None:
         super()._begin()
-        self._trouble = ""
+        self._missing = ""
         self._course = Course()
         self._steps = 0
 
@@ -58,7 +59,9 @@ class LossCollector(Collector):
         return {ROW: {**self._course.compute()}} if self._course.compute()["steps"] else {}
 
     def _find_unseen(self, seen: tuple[str, ...]) -> dict[str, str]:
-        return {"the loss of some steps": self._trouble} if self._trouble else {}
+        if self._missing:
+            return {"the loss of some steps": self._missing}
+        return {} if seen else {"the loss": "no loss was recorded in this window"}
 
     def _state(self) -> dict[str, Any]:
         return {"course": self._course.state_dict(), "steps": self._steps}

@@ -1,31 +1,27 @@
-"""The model's output, and what the loss makes of it."""
+"""The model's outputs, and what the loss makes of them."""
 
 from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from ignite_act.collect.graphs import Reading, function_of, mark, reading
+from ignite_act.guard import guarded
 from ignite_act.collect.names import clean
-from ignite_act.collect.passes import PassCollector, is_sample
+from ignite_act.collect.passes import ModelCall, PassCollector, is_sample
+from ignite_act.collect.torch_internals import backward_number, is_unreadable, without_functions
 from ignite_act.stats.likelihood import Likelihood, as_rows
 
 ROW = "output"
-_VIEWS = ("View", "Squeeze", "Unsqueeze", "Reshape", "Transpose", "Permute", "Slice", "Select", "ToCopy", "Alias", "T")
 _KEEPING = ("NativeDropout", "Mul", "MaxPool", "AvgPool", "AdaptiveAvgPool", "AdaptiveMaxPool", "Mean")
 """What may stand between a softmax and a layer that it feeds (in attention a product with the values does)."""
-_NORMS = ("NativeBatchNorm", "CudnnBatchNorm", "NativeLayerNorm", "NativeGroupNorm")
-_FUNCTIONS = {
-    "Softmax": "softmax", "LogSoftmax": "log_softmax", "Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh",
-    "LeakyRelu": "leaky_relu", "Elu": "elu", "Gelu": "gelu", "Silu": "silu", "Hardtanh": "hardtanh",
-    "Hardsigmoid": "hardsigmoid", "Hardswish": "hardswish", "Softplus": "softplus", "Mish": "mish",
-    "LogSigmoid": "logsigmoid", "Clamp": "clamp", "ClampMin": "clamp",
-}  # fmt: skip
 _INF = math.inf
 _REACH = {
     "softmax": (0.0, 1.0), "sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0),
@@ -34,13 +30,112 @@ _REACH = {
 }  # fmt: skip
 
 
+@dataclass
+class _Head:
+    """One tensor of the output, over the forwards of a window that were looked at.
+
+    Attributes:
+        seen: of each forward ``(axes, numbers)``, see `_numbers_of`.
+        units: for each axis that may be that of the units.
+        likelihoods: axis -> what the gradients say of the loss.
+        function, producer: the activation function that made it, and the module it was called in.
+        read, fed: backwards whose loss read it, and backwards in which other layers read it first.
+    """
+
+    seen: list[Tensor] = field(default_factory=list)
+    units: list[int] = field(default_factory=list)
+    likelihoods: dict[int, Likelihood] = field(default_factory=dict)
+    function: str = ""
+    producer: str = ""
+    read: int = 0
+    fed: int = 0
+
+    def loss(self) -> tuple[dict[str, Any], int]:
+        """What is known of the loss, and the axis of the classes that it goes with."""
+        computed = {axis: item.compute() for axis, item in self.likelihoods.items()}
+        axis = max(computed, key=lambda axis: _certainty(computed[axis]), default=-1)
+        return computed.get(axis, Likelihood(1).compute()), axis
+
+    @property
+    def rank(self) -> tuple[bool, int]:
+        """How much speaks for this being the output that is judged: the loss reads it, and can be told."""
+        return self.read > 0, _certainty(self.loss()[0]) if self.read else 0
+
+    def row(self) -> dict[str, Any]:
+        """The numbers of this output; see `OutputCollector`."""
+        kept = [seen for seen in self.seen if seen.shape == self.seen[-1].shape]
+        seen = torch.stack([item.cpu() for item in kept])  # (forwards, axes, numbers)
+        loss, axis = self.loss()
+        index = 1 if axis == 1 and seen.shape[1] > 1 else 0
+        low, high, variation, scale, probabilities = seen[:, index].unbind(1)
+        return {
+            "units": self.units[min(index, len(self.units) - 1)],
+            "forwards": len(kept),
+            "min": float(low.min()),
+            "max": float(high.max()),
+            "variation": float(variation.max()),
+            "scale": float(scale.max()),
+            "probabilities": float(probabilities.mean()),
+            "function": self.function,
+            "producer": self.producer,
+            "backwards": max((item.steps for item in self.likelihoods.values()), default=0),
+            **loss,
+        }
+
+    def merge(self, other: _Head) -> None:
+        """Takes in what another process has seen of the same output."""
+        self.seen += other.seen
+        self.read += other.read
+        self.fed += other.fed
+        for axis, item in other.likelihoods.items():
+            if axis in self.likelihoods:
+                self.likelihoods[axis].merge(item)
+            else:
+                self.likelihoods[axis] = item
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain types."""
+        return {
+            **vars(self),
+            "seen": [seen.cpu().clone() for seen in self.seen],
+            "units": list(self.units),
+            "likelihoods": {axis: item.state_dict() for axis, item in self.likelihoods.items()},
+        }
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any]) -> _Head:
+        """From its ``state``."""
+        likelihoods = {axis: Likelihood(**item) for axis, item in state["likelihoods"].items()}
+        return cls(**{**state, "seen": list(state["seen"]), "units": list(state["units"]), "likelihoods": likelihoods})
+
+
+class _Look:
+    """One forward that is looked at, until its backwards are over. It keeps no part of the graph alive."""
+
+    def __init__(self, outputs: Mapping[str, Tensor]) -> None:
+        self.places = tuple(outputs)
+        self.number = mark(outputs)
+        self._reading: tuple[int, Reading] | None = None
+
+    def reading(self, own: Iterable[nn.Parameter]) -> Reading:
+        """Which outputs the loss of the running backward reads."""
+        backward = backward_number()
+        if self._reading is None or self._reading[0] != backward:
+            self._reading = backward, reading(self.number, self.places, {id(parameter) for parameter in own})
+        return self._reading[1]
+
+
 class OutputCollector(PassCollector):
     """Range and variation of the model's output, whether it is made of probabilities, and what the loss does with it.
 
-    Looked at in a few forwards of the window (see `is_sample`). The loss is recognised by the gradient that it
-    sends back into the output (`stats.likelihood`), so no code of the user's has to tell of it. The one row is called
-    ``output`` and holds:
+    Looked at in a few forwards of the window (see `is_sample`). Every tensor of the output is followed. The one that
+    is judged is the one that the loss reads: it is found in the graph of autograd when its gradient comes. A scalar is
+    a loss, and no output to be judged; what other layers read first, which are not part of the model, is a hidden
+    value. The loss is recognised by the gradient that it sends back (`stats.likelihood`), so no code of the user's has
+    to tell of it. The one row is called ``output`` and holds:
 
+    - ``place``: where the tensor stands in the output, "" for a tensor by itself; ``heads``: place -> the same numbers
+      for each of the others that a loss reads;
     - ``units``, ``forwards`` (looked at), ``min``, ``max``;
     - ``variation``: largest standard deviation of a unit over the samples of a forward, and ``scale``, the largest
       absolute value;
@@ -62,9 +157,7 @@ class OutputCollector(PassCollector):
     """
 
     _made: dict[int, tuple[str, weakref.ref[Tensor]]]
-    _seen: list[Tensor]  # of each forward (axes, numbers)
-    _units: list[int]
-    _likelihoods: dict[int, Likelihood]
+    _heads: dict[str, _Head]
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
@@ -82,7 +175,7 @@ class OutputCollector(PassCollector):
         if not self._looking:
             return
         self._made[id(result)] = (name, weakref.ref(result))
-        if given is not None and self._function_of(given, through=_KEEPING) == "softmax":
+        if given is not None and function_of(given, through=_KEEPING) == "softmax":
             self._hidden_softmax = self._softmax or "softmax"
 
     def after_part(self, name: str, given: Tensor | None, result: Tensor) -> None:
@@ -92,134 +185,142 @@ class OutputCollector(PassCollector):
             if result is not given and type(result.grad_fn).__name__.startswith("Softmax"):
                 self._softmax = name
 
-    def after_model(self, given: Tensor | None, result: Tensor) -> None:
-        """Takes in the output, and waits for its gradient."""
-        if not self._looking or not result.is_floating_point() or result.numel() == 0:
+    def after_model(self, call: ModelCall) -> None:
+        """Takes in the outputs, and waits for their gradients."""
+        if not self._looking:
             return
-        self._function = self._function_of(result) or ""
-        self._producer = self._maker(result)
-        axes = [-1] if result.ndim < 3 else [-1, 1]
-        rows = {axis: as_rows(result, axis).clone() for axis in axes}  # the output may be overwritten before backward
-        self._seen.append(torch.stack([_numbers_of(item) for item in rows.values()]))
-        self._units = [item.shape[1] for item in rows.values()]
-        if result.requires_grad:
-            reach = _REACH.get(self._function, (-math.inf, math.inf))
-            own = weakref.ref(self)
+        self._scalars = [place for place, tensor in call.outputs.items() if tensor.ndim == 0]
+        outputs = {place: tensor for place, tensor in call.outputs.items() if self._is_judged(place, tensor)}
+        rows = {place: self._take_in(place, tensor) for place, tensor in outputs.items()}
+        waiting = {place: tensor for place, tensor in outputs.items() if tensor.grad_fn is not None}
+        if waiting:
+            look, own = _Look(waiting), weakref.ref(self)
+            for place, tensor in waiting.items():
+                tensor.register_hook(_Backward(own, look, place, rows[place]))
+        for place, tensor in outputs.items():
+            if tensor.requires_grad and tensor.grad_fn is None:  # a hook would stay on it for ever
+                self.skip(f"gradient of the output {place}".rstrip(), "it is a parameter of the model itself")
 
-            def backward(gradient: Tensor) -> None:
-                collector = own()
-                if collector is not None:
-                    collector.after_backward(rows, gradient, reach)
+    def _is_judged(self, place: str, tensor: Tensor) -> bool:
+        if not tensor.is_floating_point() or tensor.numel() == 0 or tensor.ndim == 0:
+            return False
+        reason = is_unreadable(tensor) or ("it is a distributed tensor" if hasattr(tensor, "_local_tensor") else "")
+        if reason:
+            self.skip(f"output {place}".rstrip(), reason)
+        return not reason
 
-            result.register_hook(backward)
+    def _take_in(self, place: str, tensor: Tensor) -> dict[int, Tensor]:
+        """Reads one output; returns its rows for each axis that may be that of the units."""
+        head = self._heads.setdefault(place, _Head())
+        head.function = function_of(tensor) or ""
+        head.producer = self._maker(tensor)
+        axes = [-1] if tensor.ndim < 3 else [-1, 1]
+        rows = {axis: as_rows(tensor, axis).clone() for axis in axes}  # may be overwritten before backward
+        head.seen.append(torch.stack([_numbers_of(item) for item in rows.values()]))
+        head.units = [item.shape[1] for item in rows.values()]
+        return rows
 
-    def after_backward(self, rows: Mapping[int, Tensor], gradient: Tensor, reach: tuple[float, float]) -> None:
+    def after_backward(self, look: _Look, place: str, rows: Mapping[int, Tensor], gradient: Tensor) -> None:
         """Takes in the gradient of an output, whose rows are given for each axis that may be that of the units."""
-        with self.timed(), torch.no_grad(), torch._C.DisableTorchFunction():
-            try:
-                for axis, values in rows.items():
-                    known = self._likelihoods.setdefault(axis, Likelihood(values.shape[1]))
-                    if known.units == values.shape[1]:
-                        known.update(values, as_rows(gradient, axis), gradient.numel(), reach)
-            except Exception as error:
-                self.give_up(f"reading the output's gradient failed: {type(error).__name__}: {error}")
+        head, found = self._heads.get(place), look.reading(self.model.parameters())
+        if head is None:
+            return
+        head.fed += place in found.fed
+        if place not in found.read:
+            return
+        head.read += 1
+        reach = _REACH.get(head.function, (-math.inf, math.inf))
+        for axis, values in rows.items():
+            known = head.likelihoods.setdefault(axis, Likelihood(values.shape[1]))
+            if known.units == values.shape[1]:
+                known.update(values, as_rows(gradient, axis), gradient.numel(), reach)
 
     def _maker(self, tensor: Tensor) -> str:
         name, made = self._made.get(id(tensor), ("", None))
         return name if made is not None and made() is tensor else ""
 
-    def _function_of(self, tensor: Tensor, through: Sequence[str] = ()) -> str | None:
-        """The activation function that made a tensor, seen through changes of shape."""
-        node = tensor.grad_fn
-        for _ in range(6):
-            if node is None:
-                return None
-            name = type(node).__name__.partition("Backward")[0].lstrip("_").removeprefix("Unsafe")
-            if name in _FUNCTIONS:
-                return _FUNCTIONS[name]
-            parents = [parent for parent, _ in node.next_functions if parent is not None]
-            if through and parents and name.startswith(_NORMS):
-                parents = parents[:1]  # the others are its weight and bias
-            elif len(parents) != 1 or not name.startswith((*_VIEWS, *through)):
-                return None
-            node = parents[0]
-        return None
-
     def _begin(self) -> None:
         super()._begin()
-        self._trouble = ""
         self._forget()
 
     def _forget(self) -> None:
         self._forwards = 0
         self._looking = False
         self._made = {}
-        self._seen = []
-        self._units = []
-        self._likelihoods = {}
-        self._function = self._producer = self._hidden_softmax = self._softmax = ""
+        self._heads = {}
+        self._scalars: list[str] = []
+        self._hidden_softmax = self._softmax = ""
 
     def _numbers(self) -> dict[str, dict[str, Any]]:
-        if not self._seen:
+        heads = {place: head for place, head in self._heads.items() if head.seen}
+        if not heads:
             return {}
-        kept = [seen for seen in self._seen if seen.shape == self._seen[-1].shape]
-        seen = torch.stack([item.cpu() for item in kept])  # (forwards, axes, numbers)
-        loss, axis = self._loss()
-        index = 1 if axis == 1 and seen.shape[1] > 1 else 0
-        low, high, variation, scale, probabilities = seen[:, index].unbind(1)
+        main = max(heads, key=lambda place: heads[place].rank)
+        others = {place: head.row() for place, head in heads.items() if head.read and place != main}
         rate, dropout = max(((m.p, name) for name, m in self.model.named_modules() if isinstance(m, _DropoutNd)),
                             default=(0.0, ""))  # fmt: skip
         return {
             ROW: {
-                "units": self._units[min(index, len(self._units) - 1)],
-                "forwards": len(kept),
-                "min": float(low.min()),
-                "max": float(high.max()),
-                "variation": float(variation.max()),
-                "scale": float(scale.max()),
-                "probabilities": float(probabilities.mean()),
-                "function": self._function,
-                "producer": self._producer,
+                "place": main,
+                **heads[main].row(),
                 "hidden_softmax": self._hidden_softmax,
                 "dropout": float(rate),
                 "dropout_layer": clean(dropout),
-                "backwards": max((item.steps for item in self._likelihoods.values()), default=0),
-                **loss,
+                "heads": others,
             }
         }
 
-    def _loss(self) -> tuple[dict[str, Any], int]:
-        """What is known of the loss, and the axis of the classes that it goes with."""
-        computed = {axis: item.compute() for axis, item in self._likelihoods.items()}
-        axis = max(computed, key=lambda axis: _certainty(computed[axis]), default=-1)
-        return computed.get(axis, Likelihood(1).compute()), axis
+    def _find_unseen(self, seen: tuple[str, ...]) -> dict[str, str]:
+        unseen = super()._find_unseen(seen)
+        if not self._forwards:
+            reason = self._pass_tap.compiled or "no forward of the whole model was seen in this window"
+            unseen.setdefault("output", reason)
+        elif not seen and self._scalars:
+            unseen["output"] = "the model returns only its loss: its predictions are not seen"
+        for place, head in self._heads.items():
+            if head.fed and not head.read:
+                name = f"output {place}".rstrip()
+                unseen[name] = "layers that are not part of the model read it: what the loss makes of it is not judged"
+        return unseen
 
     def _state(self) -> dict[str, Any]:
         return {
             "forwards": self._forwards,
-            "seen": [seen.cpu().clone() for seen in self._seen],
-            "units": list(self._units),
-            "likelihoods": {axis: item.state_dict() for axis, item in self._likelihoods.items()},
-            "words": [self._function, self._producer, self._hidden_softmax],
-            "precedence": self._precedence,
+            "heads": {place: head.state() for place, head in self._heads.items()},
+            "scalars": list(self._scalars),
+            "hidden_softmax": self._hidden_softmax,
+            "kind": self._kind,
         }
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
         self._forwards = int(state["forwards"])
-        self._seen = list(state["seen"])
-        self._units = list(state["units"])
-        self._likelihoods = {axis: Likelihood(**item) for axis, item in state["likelihoods"].items()}
-        self._function, self._producer, self._hidden_softmax = state["words"]
-        self._precedence = int(state["precedence"])
+        self._heads = {place: _Head.restored(head) for place, head in state["heads"].items()}
+        self._scalars = list(state["scalars"])
+        self._hidden_softmax = str(state["hidden_softmax"])
+        self._kind = int(state["kind"])
 
     def _unite(self, states: Sequence[Mapping[str, Any]]) -> None:
-        first, *others = [state for state in states if state["seen"]] or states
+        first, *others = [state for state in states if state["heads"]] or states
         self._load_state(first)
         for state in others:
-            self._seen += state["seen"]
-            for axis, item in state["likelihoods"].items():
-                if axis in self._likelihoods:
-                    self._likelihoods[axis].merge(Likelihood(**item))
+            for place, head in state["heads"].items():
+                if place in self._heads:
+                    self._heads[place].merge(_Head.restored(head))
+                else:
+                    self._heads[place] = _Head.restored(head)
+
+
+class _Backward:
+    """A hook on one output: hands its gradient to the collector, which it holds weakly."""
+
+    def __init__(self, own: weakref.ref[OutputCollector], look: _Look, place: str, rows: Mapping[int, Tensor]) -> None:
+        self._own, self._look, self._place, self._rows = own, look, place, rows
+
+    def __call__(self, gradient: Tensor) -> None:
+        collector = self._own()
+        if collector is not None:
+            with guarded(collector, "the gradient of the output"), torch.no_grad(), without_functions():
+                collector.after_backward(self._look, self._place, self._rows, gradient)
 
 
 def _numbers_of(rows: Tensor) -> Tensor:

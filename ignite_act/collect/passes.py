@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-import logging
-import time
+import contextlib
 import weakref
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
+from ignite_act.collect import hooks
 from ignite_act.collect.base import Collector
-from ignite_act.collect.forward import first_tensor, is_recomputing, is_recording
-from ignite_act.collect.hooks import watch
-from ignite_act.collect.names import module_names
-
-logger = logging.getLogger(__name__)
+from ignite_act.guard import guarded
+from ignite_act.collect.names import module_names, unwrap
+from ignite_act.collect.scope import NOTHING_YET, forward_kind
+from ignite_act.collect.structure import main_tensor, tensors_in
+from ignite_act.collect.torch_internals import (
+    compiled_module,
+    compiles_itself,
+    is_recomputing,
+    is_recording,
+    is_unreadable,
+    without_functions,
+)
 
 
 class Place(NamedTuple):
@@ -34,11 +40,20 @@ class Place(NamedTuple):
     has_weight: bool
 
 
-class PassTap:
-    """Tells observers of the calls within the forwards of one model; use `PassTap.of`.
+class ModelCall(NamedTuple):
+    """One forward of the whole model.
 
-    The hooks are torch's global ones, in place only while somebody watches.
+    Attributes:
+        inputs: every tensor that went in, by position or by keyword, by its place in the arguments.
+        outputs: every tensor that came out, by its place in the output.
     """
+
+    inputs: Mapping[str, Tensor]
+    outputs: Mapping[str, Tensor]
+
+
+class PassTap:
+    """Tells observers of the calls within the forwards of one model; use `PassTap.of`."""
 
     _taps: ClassVar[weakref.WeakKeyDictionary[nn.Module, PassTap]] = weakref.WeakKeyDictionary()
 
@@ -50,6 +65,9 @@ class PassTap:
         self._closely: tuple[PassCollector, ...] = ()  # those of them that want every layer of this forward
         self.in_pass = False
         """Whether a forward of the model is under way."""
+        self._in_compiled = False
+        self.compiled = ""
+        """Why calls inside of the model could not be seen; empty if they can."""
         self._unwatch: Callable[[], object] | None = None
 
     @classmethod
@@ -61,26 +79,36 @@ class PassTap:
         return tap
 
     def add(self, observer: PassCollector) -> None:
-        """Begins to tell an observer; the first one puts the hooks in place."""
+        """Begins to tell an observer."""
         if all(own() is not observer for own in self._observers):
             self._observers.append(weakref.ref(observer))
         self.survey()
         if self._unwatch is None:
-            self._unwatch = watch(self)
+            self._unwatch = hooks.watch(self)
 
     def remove(self, observer: PassCollector) -> None:
-        """Stops telling an observer; with the last one the hooks go."""
+        """Stops telling an observer; with the last one the tap stops watching."""
         self._observers = [own for own in self._observers if own() not in (None, observer)]
         if not self._observers and self._unwatch is not None:
             self._unwatch()
             self._unwatch = None
             self._end_pass()
 
+    def give_up(self, what: str, reason: str) -> None:
+        """Notes that watching failed, with every observer; the forward under way is left alone."""
+        with contextlib.suppress(Exception):
+            self._end_pass()
+        for own in self._observers:
+            observer = own()
+            if observer is not None:
+                observer.give_up(what, reason)
+
     def survey(self) -> None:
         """Looks at the model's modules anew."""
         model = self._model()
         self._end_pass()
         self._places = {}
+        self.compiled = ""
         for module, names in module_names(model).items() if model is not None else ():
             has_weight = any(parameter.ndim > 1 for parameter in module.parameters(recurse=False) if _known(parameter))
             single = next(module.children(), None) is None
@@ -88,80 +116,107 @@ class PassTap:
             if has_weight or module is model or single:
                 name = names[0] or type(module).__name__
                 self._places[id(module)] = Place(weakref.ref(module), name, has_weight)
+            if compiles_itself(module) or compiled_module(module) is not None:
+                self.compiled = "it is compiled (torch.compile): calls inside are not seen"
 
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """A forward begins; only the model's own matters."""
-        if module is self._model() and not is_recomputing():
-            self._live, self.in_pass = self._wanting(), True
-            self._closely = tuple(observer for observer in self._live if observer.begin_pass())
+        """A forward begins; only the model's own matters, or that of its compiled version."""
+        is_compiled = self._is_compiled(module)
+        if not (is_compiled or module is self._model()) or is_recomputing() or (self._in_compiled and not is_compiled):
+            return
+        self._live, self.in_pass, self._in_compiled, self._closely = self._wanting(module), True, is_compiled, ()
+        for observer in self._live:
+            with guarded(observer, "some forwards"):
+                if observer.begin_pass():
+                    self._closely += (observer,)
 
-    def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         """A module has been called; after an exception nothing came out."""
         place = self._places.get(id(module))
-        if place is None or place.module() is not module or is_recomputing():
+        if place is None:
+            if not self._is_compiled(module) or not self.in_pass:
+                return  # of something else, or a compiled model that has run as it is and was told of
+            self.compiled = "the model is compiled (torch.compile): calls inside are not seen"
+            place = self._places.get(id(unwrap(module)))
+        elif place.module() is not module:
             return
-        is_model = module is self._model()
+        if is_recomputing():
+            return
+        is_model = place is not None and place.module() is self._model()
         observers = self._live if is_model else self._closely
         if not self.in_pass:
-            observers = self._wanting()  # parts of a model may be called by themselves
+            observers = self._wanting(module)  # parts of a model may be called by themselves
         if is_model:
             self._end_pass()
-        result = first_tensor(output) if observers else None
-        if result is not None:
-            given = first_tensor(args)
-            with torch._C.DisableTorchFunction():  # the measuring is none of the model's calls
-                for observer in observers:
-                    observer.after(place, given, result, is_model=is_model)
+        if not observers or place is None or output is None:
+            return
+        with without_functions():
+            result = main_tensor(output)
+            given = main_tensor(args) if args else main_tensor(tuple(kwargs.values()))
+            call = ModelCall(tensors_in((*args, kwargs)), tensors_in(output)) if is_model else None
+            for observer in observers:
+                with guarded(observer, "some forwards"):
+                    observer.after(place, given, result, call)
+
+    def _is_compiled(self, module: nn.Module) -> bool:
+        """Whether a module is the compiled version of the model."""
+        return compiled_module(module) is not None and unwrap(module) is self._model()
 
     def _end_pass(self) -> None:
-        self._live, self._closely, self.in_pass = (), (), False
+        self._live, self._closely, self.in_pass, self._in_compiled = (), (), False, False
 
-    def _wanting(self) -> tuple[PassCollector, ...]:
+    def _wanting(self, module: nn.Module) -> tuple[PassCollector, ...]:
+        """The observers for which a forward of a module, the outermost one that is called, counts."""
         if is_recording():
             return ()
-        alive = (observer for own in self._observers if (observer := own()) is not None)
-        return tuple(observer for observer in alive if observer.wants_pass())
+        kind = NOTHING_YET
+        wanting = []
+        for own in self._observers:
+            observer = own()
+            if observer is None:
+                continue
+            with guarded(observer, "some forwards"):
+                if observer.is_open():
+                    kind = forward_kind(unwrap(module)) if kind == NOTHING_YET else kind
+                    if observer.wants_pass(kind):
+                        wanting.append(observer)
+        return tuple(wanting)
 
 
 class PassCollector(Collector):
-    """A collector that is told of the calls of layers and of the model. Failures in it never reach the training."""
+    """A collector that is told of the calls of layers and of the model."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
-        self._precedence = 0
-        self._trouble = ""
+        self._kind = NOTHING_YET
         self._pass_tap = PassTap.of(self.model)
 
-    def wants_pass(self) -> bool:
-        """Whether the forward that begins now belongs to the window; see `SiteCollector.wants_forward`."""
-        model = self._model()
-        if model is None or not self.gate():
-            return False
-        precedence = 2 if model.training else int(torch.is_grad_enabled())
-        if precedence > self._precedence:
-            self._precedence = precedence
+    def is_open(self) -> bool:
+        """Whether what happens now belongs to the window."""
+        return self._model() is not None and self.gate()
+
+    def wants_pass(self, kind: int) -> bool:
+        """Whether a forward belongs to the window, which holds those of the highest kind (`forward_kind`)."""
+        if kind > self._kind:
+            self._kind = kind
             self._forget()
-        return precedence == self._precedence
+        return kind == self._kind
 
-    def after(self, place: Place, given: Tensor | None, result: Tensor, *, is_model: bool) -> None:
-        """Takes in one call; training never dies of it."""
-        begin = time.perf_counter()
-        try:
-            if place.has_weight:
-                self.after_layer(place.name, given, result)
-            elif not is_model:
-                self.after_part(place.name, given, result)
-            if is_model:
-                self.after_model(given, result)
-        except Exception as error:
-            self.give_up(f"measuring {place.name} failed: {type(error).__name__}: {error}")
-        self.seconds += time.perf_counter() - begin
+    def after(self, place: Place, given: Tensor | None, result: Tensor | None, call: ModelCall | None) -> None:
+        """Takes in one call; ``call`` is that of the whole model."""
+        if result is not None and (reason := is_unreadable(result)):
+            self.skip(place.name, reason)
+            return
+        if result is not None and place.has_weight:
+            self.after_layer(place.name, given, result)
+        elif result is not None and call is None:
+            self.after_part(place.name, given, result)
+        if call is not None:
+            self.after_model(call)
 
-    def give_up(self, trouble: str) -> None:
-        """Notes that something could not be measured; the log says it once."""
-        if not self._trouble:
-            logger.warning("%s: %s", type(self).__name__, trouble)
-        self._trouble = trouble
+    def skip(self, what: str, reason: str) -> None:
+        """Notes what could not be seen and is no failure."""
+        self._skipped.setdefault(what, reason)
 
     def begin_pass(self) -> bool:
         """A forward of the model begins; whether every call within it is wanted, or the model's alone."""
@@ -174,7 +229,7 @@ class PassCollector(Collector):
         """A module without submodules that owns no weight has been called."""
 
     @abstractmethod
-    def after_model(self, given: Tensor | None, result: Tensor) -> None:
+    def after_model(self, call: ModelCall) -> None:
         """The whole model has been called."""
 
     @abstractmethod
@@ -183,9 +238,13 @@ class PassCollector(Collector):
 
     def _begin(self) -> None:
         super()._begin()
-        self._precedence = 0
+        self._kind = NOTHING_YET
+        self._skipped: dict[str, str] = {}
         if self.started:
             self._pass_tap.survey()
+
+    def _hold(self) -> Callable[[], object]:
+        return hooks.hold(self)
 
     def _watch(self) -> None:
         self._pass_tap.add(self)
@@ -194,7 +253,7 @@ class PassCollector(Collector):
         self._pass_tap.remove(self)
 
     def _find_unseen(self, seen: tuple[str, ...]) -> dict[str, str]:
-        return {"some forwards": self._trouble} if self._trouble else {}
+        return dict(self._skipped)
 
 
 def is_sample(count: int) -> bool:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ignite_act.collect.passes import PassCollector, is_sample
+from ignite_act.collect.passes import ModelCall, PassCollector, is_sample
+from ignite_act.collect.torch_internals import is_unreadable, local_part
 from ignite_act.stats import ABSENT, Distribution, Magnitude, largest
 from ignite_act.stats.base import accumulator_dtype
 
@@ -48,16 +49,21 @@ class SignalCollector(PassCollector):
             self._look_at_the_clock()
         self._read(name, result)
 
-    def after_model(self, given: Tensor | None, result: Tensor) -> None:
-        """Reads input and output, and ends the forward."""
+    def after_model(self, call: ModelCall) -> None:
+        """Reads input and outputs, and ends the forward."""
         self._forwards += 1
-        if given is not None and given.is_floating_point():
+        given = next(iter(call.inputs.values()), None)
+        if given is None:
+            self.skip("input", "no tensor went into the model")
+        elif given.is_floating_point() and not is_unreadable(given):
             self._read(INPUT, given)
             if is_sample(self._forwards):
-                self._input.update(given)
-        elif given is not None:
+                self._input.update(local_part(given))
+        else:
             self._tokens = True
-        self._read(OUTPUT, result)
+        outputs = [tensor for tensor in call.outputs.values() if not is_unreadable(tensor)]
+        for tensor in [tensor for tensor in outputs if tensor.ndim] or outputs:
+            self._read(OUTPUT, tensor)
         self._take_in()
         if self._first is None and self._sizes is not None:
             self._first = self._sizes.peaks()
@@ -70,6 +76,9 @@ class SignalCollector(PassCollector):
 
     def _read(self, name: str, values: Tensor) -> None:
         if not values.is_floating_point() or values.numel() == 0:
+            return
+        values = local_part(values)
+        if values.numel() == 0:
             return
         row = self._names.setdefault(name, len(self._names))
         if self._sizes is None:
@@ -137,6 +146,14 @@ class SignalCollector(PassCollector):
         order = (INPUT, *(name for name in rows if name not in (INPUT, OUTPUT)), OUTPUT)
         return {name: rows[name] for name in order if name in rows}
 
+    def _find_unseen(self, seen: tuple[str, ...]) -> dict[str, str]:
+        unseen = super()._find_unseen(seen)
+        if self._pass_tap.compiled:
+            unseen.setdefault("layers", self._pass_tap.compiled)
+        elif not self._names:
+            unseen.setdefault("layers", "no forward of the model or of one of its layers was seen in this window")
+        return unseen
+
     def _state(self) -> dict[str, Any]:
         self._take_in()
         return {
@@ -146,7 +163,7 @@ class SignalCollector(PassCollector):
             "forwards": self._forwards,
             "input": self._input.state_dict(),
             "tokens": self._tokens,
-            "precedence": self._precedence,
+            "kind": self._kind,
         }
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
@@ -173,7 +190,7 @@ class SignalCollector(PassCollector):
         self._forwards = int(state["forwards"])
         self._input = Distribution.from_state_dict(state["input"])
         self._tokens = bool(state["tokens"])
-        self._precedence = int(state["precedence"])
+        self._kind = int(state["kind"])
         self._waiting = {}
 
 

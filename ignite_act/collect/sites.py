@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import nn
 
 from ignite_act.activations import Activation, recognised_module
+from ignite_act.collect import hooks
 from ignite_act.collect.base import Collector
 from ignite_act.collect.forward import ForwardTap, ModuleInfo, SiteCall, SiteKey
+from ignite_act.guard import reason_of
 from ignite_act.collect.names import Pattern, Patterns, as_patterns, is_glob, matches
+from ignite_act.collect.scope import NOTHING_YET
 from ignite_act.stats.base import Statistic
 
 logger = logging.getLogger(__name__)
@@ -63,7 +66,7 @@ class SiteCollector(Collector, Generic[S]):
         self._lost: dict[str, str] = {}
         self._notes: dict[str, str] = {}
         self._said: set[str] = set()
-        self._precedence = 0
+        self._kind_of_forward = NOTHING_YET
         self._forwards = 0
         self._warned = False
         self._tap = ForwardTap.of(self.model)
@@ -88,21 +91,20 @@ class SiteCollector(Collector, Generic[S]):
 
     # What the tap calls.
 
-    def wants_forward(self) -> bool:
-        """Whether the forward that begins now belongs to the window and is one of the sampled ones.
+    def is_open(self) -> bool:
+        """Whether what happens now belongs to the window."""
+        return self._model() is not None and self.gate()
 
-        A window does not mix forwards of different kinds. Training mode goes before evaluation mode with gradients,
-        and that before evaluation mode without: what a lower kind has left in the window is dropped when a higher one
-        comes, and later lower ones are left out.
+    def wants_forward(self, kind: int) -> bool:
+        """Whether a forward belongs to the window and is one of the sampled ones.
+
+        A window holds forwards of one kind, the highest that came (`forward_kind`): what a lower one has left in it is
+        dropped when a higher one comes, and later lower ones are left out.
         """
-        model = self._model()
-        if model is None or not self.gate():
+        if kind < self._kind_of_forward:
             return False
-        precedence = 2 if model.training else int(torch.is_grad_enabled())
-        if precedence < self._precedence:
-            return False
-        if precedence > self._precedence:
-            self._precedence = precedence
+        if kind > self._kind_of_forward:
+            self._kind_of_forward = kind
             self._statistics.clear()
             self._restored.clear()
             self._every.reset()
@@ -140,7 +142,7 @@ class SiteCollector(Collector, Generic[S]):
 
     def fail(self, key: SiteKey, error: Exception) -> None:
         """Gives a site up for this window; the coverage says why, and the log, once."""
-        self._failed[key] = f"measuring it failed: {type(error).__name__}: {error}"
+        self._failed[key] = f"measuring it failed: {reason_of(error)}"
         self._statistics.pop(key, None)
         name = self._place_of(key)
         if name not in self._said:
@@ -175,10 +177,13 @@ class SiteCollector(Collector, Generic[S]):
         self._failed = {}
         self._lost = {}
         self._notes.clear()
-        self._precedence = 0
+        self._kind_of_forward = NOTHING_YET
         self._forwards = 0
         if self.started:
             self._tap.expire()
+
+    def _hold(self) -> Callable[[], object]:
+        return hooks.hold(self)
 
     def _watch(self) -> None:
         self._tap.add(self)
@@ -207,7 +212,7 @@ class SiteCollector(Collector, Generic[S]):
             try:
                 rows[name] = self._row(name, statistic)
             except Exception as error:
-                self._lost[name] = f"its numbers could not be read: {type(error).__name__}: {error}"
+                self._lost[name] = f"its numbers could not be read: {reason_of(error)}"
         return rows
 
     def _find_unseen(self, seen: tuple[str, ...]) -> dict[str, str]:
@@ -289,17 +294,17 @@ class SiteCollector(Collector, Generic[S]):
 
     def _state(self) -> dict[str, Any]:
         sites = {name: statistic.state_dict() for name, statistic in self._window().items()}
-        return {"sites": sites, "failed": self._failures(), "ticks": self._every.count, "precedence": self._precedence}
+        return {"sites": sites, "failed": self._failures(), "ticks": self._every.count, "kind": self._kind_of_forward}
 
     def _failures(self) -> dict[str, str]:
         labels = self._tap.labels()
         return {**{labels[key]: reason for key, reason in self._failed.items() if key in labels}, **self._lost}
 
     def _unite(self, states: Sequence[Mapping[str, Any]]) -> None:
-        highest = max(state["precedence"] for state in states)
+        highest = max(state["kind"] for state in states)
         sites: dict[str, S] = {}
         for state in states:
-            for name, item in state["sites"].items() if state["precedence"] == highest else ():
+            for name, item in state["sites"].items() if state["kind"] == highest else ():
                 statistic = self._restore(item)
                 if name in sites:
                     sites[name].merge(statistic)
@@ -310,7 +315,7 @@ class SiteCollector(Collector, Generic[S]):
     def _load_state(self, state: Mapping[str, Any]) -> None:
         self._restored = {name: self._restore(item) for name, item in state["sites"].items()}
         self._lost = dict(state["failed"])
-        self._precedence = int(state["precedence"])
+        self._kind_of_forward = int(state["kind"])
         self._every.count = state["ticks"]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import weakref
 from collections.abc import Mapping, Sequence
@@ -13,19 +12,18 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ignite_act.collect import optimizers
+from ignite_act.collect.clearing import Clearing
 from ignite_act.collect.names import clean
-from ignite_act.collect.optimizers import StepTap
-from ignite_act.collect.passes import PassCollector, is_sample
-from ignite_act.stats import change, largest
+from ignite_act.collect.passes import ModelCall, PassCollector, is_sample
+from ignite_act.collect.torch_internals import is_unreadable, local_part
+from ignite_act.stats import change
+from ignite_act.stats.arrival import Arrival
+from ignite_act.stats.weights import equal_rows, fingerprint, peaks
 
-_CLOSE = 1e-5
-"""Rows are equal if their sums differ by less than this share of the largest."""
-_MOST_ROWS = 1024
 _TABLES = (nn.Embedding, nn.EmbeddingBag)
-_CHECKED = 3
-"""Layers whose gradients are looked at to see whether they were cleared."""
-_NOTHING: dict[str, Any] = {"ratios": [], "start": None, "counts": {}, "owned": False, "rate": None, "equal": None}
-_COUNTS = ("missing", "zero", "present", "uncleared", "cleared", "against")
+_SMALL = 1e-2
+"""A weight that begins below this share of the usual size, 1 / sqrt(fan-in) (LeCun et al. 1998), has no ratio."""
 
 
 @dataclass
@@ -36,47 +34,81 @@ class _Layer:
         parameter: the weight.
         has_units: whether its rows are units, which those of an embedding are not.
         ratios, start: of the steps looked at: update ratio; mean absolute weight before the first of them.
-        counts: how often the gradient was missing, exactly zero, neither; whether it had been cleared before a
-            backward or not; steps that went along the gradient instead of against it.
+        missing, present: steps at which it had no gradient, and at which it had one.
+        nonzero: whether any gradient of the window was known to be other than 0.
+        cleared, uncleared: how often its gradient had, or had not, been cleared before a backward.
+        against: steps looked at that went along the gradient instead of against it.
         owned: whether an optimizer that made a step owns it.
         rate: its learning rate at the last step looked at.
         equal: share of its rows that equal another one, before the first step.
+        fingerprint: of the weight at the beginning of the window.
     """
 
     parameter: weakref.ref[nn.Parameter]
     has_units: bool = True
     ratios: list[Tensor] = field(default_factory=list)
     start: Tensor | None = None
-    counts: dict[str, Tensor | int] = field(default_factory=lambda: dict.fromkeys(_COUNTS, 0))
+    missing: int = 0
+    present: int = 0
+    nonzero: bool = False
+    cleared: Tensor | int = 0
+    uncleared: Tensor | int = 0
+    against: Tensor | int = 0
     owned: bool = False
     rate: Tensor | float | None = None
     equal: Tensor | None = None
+    fingerprint: Tensor | None = None
 
 
 @dataclass
 class _Owner:
-    """An optimizer that makes steps."""
+    """An optimizer that makes steps of its own, not below another one.
 
+    Attributes:
+        groups: sizes of its parameter groups when they were looked up.
+        layers: the weights that it owns.
+        owns_any: whether it owns a parameter of the model, be it a bias.
+        steps: how many it has made.
+        before: weights before a step that is looked at.
+        had: layers that had a gradient at that step.
+        clearing: watches whether the gradients of that step are cleared; None after other steps.
+        suspects: layers of which no gradient other than 0 has been seen.
+        peak: largest absolute gradient of each suspect so far.
+        arriving: the same on its way to the host, with the suspects it is about.
+    """
+
+    groups: list[int]
+    layers: dict[str, weakref.ref[nn.Parameter]]
+    owns_any: bool
     steps: int = 0
-    armed: bool = False  # whether the gradients are watched between its last step and its next one
-    looked: bool = False  # whether a backward began in between
     before: dict[str, Tensor] = field(default_factory=dict)
-    left: dict[str, Tensor] = field(default_factory=dict)  # what a backward found of the gradients, see `_is_left`
-    used: dict[str, Tensor] = field(default_factory=dict)  # the same at the step before: 0 cannot be told from cleared
+    had: set[str] = field(default_factory=set)
+    clearing: Clearing | None = None
+    suspects: list[str] = field(default_factory=list)
+    peak: Tensor | None = None
+    arriving: tuple[list[str], Arrival] | None = None
+
+    def owned(self) -> dict[str, nn.Parameter]:
+        """The weights by the names of their layers."""
+        return {name: parameter for name, own in self.layers.items() if (parameter := own()) is not None}
 
 
 class UpdateCollector(PassCollector):
     """Update ratio of every layer, and whether its gradient arrives, is cleared and is used.
 
     In a few optimizer steps of the window (of each optimizer, see `is_sample`) the weights are compared before
-    and after. A row holds
+    and after. A step is one step whatever happens in it: with a closure, and where an optimizer calls another one for
+    the same parameters, the weights are those before and after the outermost call. A row holds
 
     - ``ratio``: mean(\\|W_after - W_before\\|) / mean(\\|W_before\\|), mean over the steps looked at, ``first_ratio``
-      of the first one, ``steps`` how many; None where there was none, or the weight was zero;
+      of the first one, ``steps`` how many; None where there was none, or the weight began at zero or nearly so;
     - ``weight_start``, ``weight``: mean(\\|W\\|) before the first of these steps and at the end of the window;
-    - ``missing``, ``zero``, ``present``: how often the gradient was None, exactly zero, or neither at a step;
-    - ``cleared``, ``uncleared``: how often it had, or had not, been cleared before the first backward after a step;
-    - ``against``: steps that went up along the gradient (a maximised objective);
+    - ``missing``, ``present``: steps of the window, counted all, at which the gradient was None, or was there;
+      ``nonzero``: whether any of them was other than exactly zero;
+    - ``moved``: whether the weight at the end of the window is another than at its beginning, whoever changed it; None
+      where that is not known;
+    - ``cleared``, ``uncleared``: sampled steps whose gradient had, or had not, been cleared before the next backward;
+    - ``against``: sampled steps that went up along the gradient (a maximised objective);
     - ``equal_rows``: share of the weight's rows that equal another row (0 of an embedding, whose rows are no units),
       and ``equal_rows_start``, before the first step; ``nonfinite``: NaN and infinite weights;
     - ``trainable``; ``owned``: whether an optimizer that made a step owns it; ``stepped``: whether one that owns
@@ -89,126 +121,154 @@ class UpdateCollector(PassCollector):
     _stepped: bool
 
     def __init__(self, model: nn.Module) -> None:
-        self._tap = StepTap(self)
         super().__init__(model)
         self._begin()
 
-    # What the step tap calls.
+    # What the optimizers' hooks call.
 
+    @torch.no_grad()
     def before_step(self, optimizer: Optimizer) -> None:
-        """Looks at the gradients, and keeps the weights of a step that is looked at."""
-        with self.timed(), torch.no_grad():
-            owner, owned = self._owner(optimizer)
-            if not owned:
-                self._stepped = self._stepped or self._owns_any(optimizer)
-                return
-            self._stepped = True
-            owner.steps += 1
-            if owner.armed and owner.looked:
-                for name, left in owner.left.items():
-                    used = owner.used.get(name, 1)
-                    self._layers[name].counts["uncleared"] += left * used
-                    self._layers[name].counts["cleared"] += (1 - left) * used
-            owner.armed = False
-            if is_sample(owner.steps):
-                self._look_at_gradients(owned)
-                for name, rate in self._rates(optimizer).items():
-                    self._layers[name].rate = rate
-                owner.before = {
-                    name: parameter.detach().clone() for name, parameter in owned.items() if parameter.grad is not None
-                }
+        """Keeps the weights of a step that is looked at."""
+        self._in_step.discard(optimizer)
+        if optimizers.is_part_of_another(optimizer):
+            return
+        owner = self._owner(optimizer)
+        self._stepped = self._stepped or owner.owns_any
+        if not owner.layers:
+            return
+        self._remember()
+        self._in_step.add(optimizer)
+        owner.steps += 1
+        owner.before = {}
+        if is_sample(owner.steps):
+            for name, rate in self._rates(optimizer).items():
+                self._layers[name].rate = rate
+            owner.before = {
+                name: local_part(p).detach().clone()
+                for name, p in owner.owned().items()
+                if p.requires_grad and not is_unreadable(p)
+            }
 
+    @torch.no_grad()
+    def gradients_ready(self, optimizer: Optimizer) -> None:
+        """Counts the gradients that are there."""
+        owner = self._owners.get(optimizer)
+        if owner is None or optimizer not in self._in_step:
+            return
+        if owner.clearing is not None:
+            for name, cleared, uncleared in owner.clearing.result():
+                self._layers[name].cleared += cleared
+                self._layers[name].uncleared += uncleared
+            owner.clearing = None
+        owned = owner.owned()
+        owner.had = {name for name, parameter in owned.items() if parameter.grad is not None}
+        for name in owned:
+            layer = self._layers[name]
+            layer.owned = True
+            if name in owner.had:
+                layer.present += 1
+            else:
+                layer.missing += 1
+        for name, layer in self._unowned():
+            parameter = layer.parameter()
+            if parameter is not None and parameter.grad is not None:
+                layer.present += 1
+                layer.nonzero = True  # whether it is 0 matters only where an optimizer would use it
+        self._look_for_zeros(owner, owned)
+
+    @torch.no_grad()
     def after_step(self, optimizer: Optimizer) -> None:
         """Compares the weights with those before the step."""
-        with self.timed(), torch.no_grad():
-            owner = self._owners.get(optimizer)
-            if owner is None or not owner.before:
-                return
-            for name, before in owner.before.items():
-                layer = self._layers[name]
-                parameter = layer.parameter()
-                if parameter is None:
-                    continue
-                moved, size, along = change(before, parameter.detach(), parameter.grad)
-                layer.ratios.append(moved / size)
-                if layer.start is None:
-                    layer.start, layer.equal = size, self._equal_rows(layer, before)
-                layer.counts["against"] += (along > 0).long()
-            watched = list(owner.before)[:_CHECKED]
-            owner.used = {
-                name: _is_left(p.grad) for name in watched if (p := self._layers[name].parameter()) is not None
-            }
-            owner.before = {}
-            owner.armed, owner.looked, owner.left = True, False, {}
+        owner = self._owners.get(optimizer)
+        if owner is None or optimizer not in self._in_step:
+            return
+        self._in_step.discard(optimizer)
+        before, owner.before = {name: own for name, own in owner.before.items() if name in owner.had}, {}
+        if not before:
+            return
+        for name, weight in before.items():
+            layer = self._layers[name]
+            parameter = layer.parameter()
+            if parameter is None:
+                continue
+            gradient = None if parameter.grad is None else local_part(parameter.grad)
+            moved, size, along = change(weight, local_part(parameter).detach(), gradient)
+            layer.ratios.append(moved / size)
+            if layer.start is None:
+                layer.start, layer.equal = size, self._equal_rows(layer, weight)
+            layer.against += (along > 0).long()
+        owner.clearing = Clearing({name: p for name, p in owner.owned().items() if name in before})
 
     def skipped_step(self, optimizer: Optimizer) -> None:
         """A loss scaler left a step out: nothing was done to the weights."""
 
     # What the pass tap calls.
 
-    def after_model(self, given: Tensor | None, result: Tensor) -> None:
-        """Waits for the backward that begins at this output, if it is to be seen what is left of older gradients."""
-        if result.requires_grad and any(owner.armed for owner in self._owners.values()):
-            own = weakref.ref(self)
+    def wants_pass(self, kind: int) -> bool:
+        """Steps are steps, whatever the mode of the forward."""
+        with torch.no_grad():
+            self._remember()
+        return super().wants_pass(kind)
 
-            def backward(gradient: Tensor) -> None:
-                collector = own()
-                if collector is not None:
-                    collector.before_backward()
+    def after_model(self, call: ModelCall) -> None:
+        """Waits for the backward that begins at these outputs, if it is to be seen what is left of older gradients."""
+        for owner in self._owners.values():
+            if owner.clearing is not None:
+                owner.clearing.watch(call.outputs.values(), self)
 
-            result.register_hook(backward)
+    def _look_for_zeros(self, owner: _Owner, owned: Mapping[str, nn.Parameter]) -> None:
+        """Takes layers with a gradient other than 0 off the suspects; only what is left costs anything."""
+        self._take_in(owner, wait=False)
+        gradients = [owned[name].grad if name in owned else None for name in owner.suspects]
+        readable = [None if own is None or is_unreadable(own) else local_part(own) for own in gradients]
+        device = next((own.device for own in readable if own is not None), None)
+        if device is None:
+            return
+        nothing = torch.zeros(1, device=device)
+        now = peaks([nothing if own is None else own for own in readable])
+        owner.peak = now if owner.peak is None else torch.where(owner.peak == 0, now, owner.peak)
+        if owner.arriving is None:
+            owner.arriving = owner.suspects, Arrival(owner.peak)
+            self._take_in(owner, wait=False)
 
-    def before_backward(self) -> None:
-        """Notes which gradients of armed optimizers are there before anything is added to them."""
-        with self.timed(), torch.no_grad():
-            for optimizer, owner in self._owners.items():
-                if not owner.armed:
-                    continue
-                names = list(self._owned(optimizer))[:_CHECKED]
-                for name in names:
-                    layer = self._layers.get(name)
-                    parameter = layer.parameter() if layer is not None else None
-                    if parameter is None:
-                        continue
-                    left = _is_left(parameter.grad)
-                    # cleared once is cleared: the other gradients may belong to the backward of another optimizer
-                    owner.left[name] = torch.minimum(owner.left[name], left) if name in owner.left else left
-                owner.looked = True
+    def _take_in(self, owner: _Owner, *, wait: bool) -> None:
+        """Reads which suspects have had a gradient, as far as it has arrived; at the end of a window it is waited for."""
+        if owner.arriving is not None and (wait or owner.arriving[1].is_there):
+            (suspects, arrival), owner.arriving = owner.arriving, None
+            self._clear(owner, suspects, arrival.values())
+        if wait and owner.peak is not None:
+            self._clear(owner, owner.suspects, owner.peak.tolist())
 
-    def _look_at_gradients(self, owned: Mapping[str, nn.Parameter]) -> None:
-        for name, layer in self._layers.items():
-            parameter = layer.parameter()
-            if parameter is None or not parameter.requires_grad or (name not in owned and layer.owned):
-                continue
-            if parameter.grad is None:
-                layer.counts["missing"] += 1
-            else:
-                there = _is_left(parameter.grad)
-                layer.counts["present"] += there
-                layer.counts["zero"] += 1 - there
+    def _clear(self, owner: _Owner, suspects: Sequence[str], values: Sequence[float]) -> None:
+        for name, value in zip(suspects, values, strict=True):
+            self._layers[name].nonzero = self._layers[name].nonzero or value != 0  # a NaN is not 0
+        kept = [index for index, name in enumerate(owner.suspects) if not self._layers[name].nonzero]
+        if len(kept) < len(owner.suspects):
+            owner.suspects = [owner.suspects[index] for index in kept]
+            owner.peak = None if owner.peak is None or not kept else owner.peak[kept]
 
-    def _owner(self, optimizer: Optimizer) -> tuple[_Owner, dict[str, nn.Parameter]]:
-        owner = self._owners.setdefault(optimizer, _Owner())
-        owned = self._owned(optimizer)
-        for name in owned:
-            self._layers[name].owned = True
-        return owner, owned
-
-    def _owned(self, optimizer: Optimizer) -> dict[str, nn.Parameter]:
-        """The layers of an optimizer; looked up again only after its parameters have changed."""
+    def _owner(self, optimizer: Optimizer) -> _Owner:
+        """What is known of an optimizer; its layers are looked up again only after its parameters have changed."""
         groups = [len(group["params"]) for group in optimizer.param_groups]
-        known = self._owned_by.get(optimizer)
-        if known is None or known[0] != groups:
+        owner = self._owners.get(optimizer)
+        if owner is None or owner.groups != groups:
             names = {id(layer.parameter()): name for name, layer in self._layers.items()}
-            parameters = (p for group in optimizer.param_groups for p in group["params"])
-            known = (groups, {names[id(p)]: weakref.ref(p) for p in parameters if id(p) in names})
-            self._owned_by[optimizer] = known
-        return {name: parameter for name, own in known[1].items() if (parameter := own()) is not None}
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            layers = {names[id(p)]: weakref.ref(p) for p in parameters if id(p) in names}
+            mine = {id(parameter) for parameter in self.model.parameters()}
+            steps = 0 if owner is None else owner.steps
+            owner = _Owner(groups, layers, any(id(p) in mine for p in parameters), steps)
+            owner.suspects = [name for name in layers if not self._layers[name].nonzero]
+            self._owners[optimizer] = owner
+            self._loose = None
+        return owner
 
-    def _owns_any(self, optimizer: Optimizer) -> bool:
-        """Whether an optimizer owns a parameter of the model, be it a bias."""
-        mine = {id(parameter) for parameter in self.model.parameters()}
-        return any(id(parameter) in mine for group in optimizer.param_groups for parameter in group["params"])
+    def _unowned(self) -> list[tuple[str, _Layer]]:
+        """The layers that no optimizer owns that has made a step."""
+        if self._loose is None:
+            owned = {name for owner in self._owners.values() for name in owner.layers}
+            self._loose = [(name, layer) for name, layer in self._layers.items() if name not in owned]
+        return self._loose
 
     def _rates(self, optimizer: Optimizer) -> dict[str, Any]:
         names = {id(layer.parameter()): name for name, layer in self._layers.items()}
@@ -218,15 +278,33 @@ class UpdateCollector(PassCollector):
     def _equal_rows(self, layer: _Layer, weight: Tensor) -> Tensor:
         return equal_rows(weight) if layer.has_units else torch.zeros(())
 
+    def _remember(self) -> None:
+        """Notes what the weights are when the window begins."""
+        if self._remembered:
+            return
+        self._remembered = True
+        for name, layer in self._layers.items():
+            parameter = layer.parameter()
+            if parameter is None or self._restored.get(name, _NOTHING)["fingerprint"] is not None:
+                continue
+            if reason := is_unreadable(parameter):
+                self.skip(name, reason)
+            else:
+                layer.fingerprint = fingerprint(local_part(parameter))
+
     # The window.
+
+    def _hold(self) -> Any:
+        modules, steps = super()._hold(), optimizers.hold(self)
+        return lambda: (modules(), steps())
 
     def _watch(self) -> None:
         super()._watch()
-        self._tap.open()
+        self._end_steps = optimizers.watch(self)
 
     def _unwatch(self) -> None:
         super()._unwatch()
-        self._tap.close()
+        self._end_steps()
 
     def _begin(self) -> None:
         super()._begin()
@@ -239,11 +317,11 @@ class UpdateCollector(PassCollector):
             if not isinstance(parameter, nn.parameter.UninitializedParameter) and parameter.ndim > 1
         }
         self._owners: weakref.WeakKeyDictionary[Optimizer, _Owner] = weakref.WeakKeyDictionary()
-        self._owned_by: weakref.WeakKeyDictionary[Optimizer, tuple[list[int], dict[str, weakref.ref[nn.Parameter]]]] = (
-            weakref.WeakKeyDictionary()
-        )
+        self._in_step: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+        self._loose: list[tuple[str, _Layer]] | None = None
         self._restored: dict[str, dict[str, Any]] = {}
         self._stepped = False
+        self._remembered = False
 
     def _forget(self) -> None:
         """Steps are steps, whatever the mode of the forward."""
@@ -253,17 +331,26 @@ class UpdateCollector(PassCollector):
         rows = {}
         for name, state in self._state()["layers"].items():
             parameter = self._layers[name].parameter() if name in self._layers else None
-            if parameter is None or parameter.numel() == 0:
+            if parameter is None or parameter.numel() == 0 or is_unreadable(parameter):
                 continue
+            values = local_part(parameter).detach()
+            weight = float(values.abs().mean()) if values.numel() else 0.0
             ratios = [ratio for ratio in state["ratios"] if math.isfinite(ratio)]
-            values, weight = parameter.detach(), float(parameter.detach().abs().mean())
+            if not _is_large(state["start"], parameter):
+                ratios = []
             rows[name] = {
                 "ratio": sum(ratios) / len(ratios) if ratios else None,
                 "first_ratio": ratios[0] if ratios else None,
                 "steps": len(state["ratios"]),
                 "weight_start": state["start"],
                 "weight": weight,
-                **state["counts"],
+                "missing": state["missing"],
+                "present": state["present"],
+                "nonzero": state["nonzero"],
+                "moved": state["moved"],
+                "cleared": state["cleared"],
+                "uncleared": state["uncleared"],
+                "against": state["against"],
                 "equal_rows": float(self._equal_rows(self._layers[name], values)),
                 "equal_rows_start": state["equal"],
                 "nonfinite": 0 if math.isfinite(weight) else int((~torch.isfinite(values)).sum()),
@@ -271,70 +358,70 @@ class UpdateCollector(PassCollector):
                 "owned": state["owned"],
                 "stepped": self._stepped,
                 "learning_rate": state["rate"],
-                "gradient_left": parameter.grad is not None and bool(_is_left(parameter.grad)),
+                "gradient_left": _is_left(parameter.grad),
             }
         return rows
 
     def _state(self) -> dict[str, Any]:
+        for owner in self._owners.values():
+            self._take_in(owner, wait=True)
         layers = {}
         for name, layer in self._layers.items():
             before = self._restored.get(name, _NOTHING)
             start = None if layer.start is None else float(layer.start)
-            rate = before["rate"] if layer.rate is None else float(layer.rate)
             equal = None if layer.equal is None else float(layer.equal)
+            mark = before["fingerprint"] if layer.fingerprint is None else int(layer.fingerprint)
             layers[name] = {
                 "ratios": [*before["ratios"], *(float(ratio) for ratio in layer.ratios)],
                 "start": before["start"] if before["start"] is not None else start,
-                "counts": {key: int(value) + before["counts"].get(key, 0) for key, value in layer.counts.items()},
+                **{key: before[key] + int(getattr(layer, key)) for key in _COUNTS},
+                "nonzero": before["nonzero"] or layer.nonzero,
                 "owned": before["owned"] or layer.owned,
-                "rate": rate,
+                "rate": before["rate"] if layer.rate is None else float(layer.rate),
                 "equal": before["equal"] if before["equal"] is not None else equal,
+                "fingerprint": mark,
+                "moved": before["moved"] if mark is None else _is_other(layer, mark),
             }
         return {"layers": layers, "stepped": self._stepped}
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
-        self._restored = {name: dict(layer) for name, layer in state["layers"].items()}
+        self._restored = {name: {**layer, "moved": None} for name, layer in state["layers"].items()}
         self._stepped = bool(state["stepped"])
 
     def _unite(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Steps are the same in all processes: what the first one saw counts."""
+        """Steps are the same in all processes: what the first one saw counts, and what any saw of a shard."""
         self._begin()
         self._load_state(states[0])
+        for name, layer in self._restored.items():
+            others = [state["layers"][name] for state in states if name in state["layers"]]
+            layer["nonzero"] = any(other["nonzero"] for other in others)
+            layer["moved"] = any(other["moved"] for other in others) if layer["fingerprint"] is not None else None
+            layer["fingerprint"] = None
 
 
-def equal_rows(weight: Tensor) -> Tensor:
-    """Share of the rows (units, output channels) that equal another one but for rounding; 0 for a single row.
-
-    Rows that are equal have equal sums of any kind, and rows that are not differ in one of three sums with any weights:
-    the rows are never compared themselves.
-
-    Args:
-        weight: ``(units, ...)``; of a large one only the first rows are looked at.
-
-    Returns:
-        ``()``; 0 if there is a NaN or an infinity.
-    """
-    rows = weight.detach()[:_MOST_ROWS].flatten(1).float()
-    if len(rows) < 2:
-        return torch.zeros((), device=weight.device)
-    sums = rows @ _probes(rows.shape[1], rows.device)
-    size = sums.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
-    ordered = sums[sums[:, 0].argsort()]
-    same = ((ordered[1:] - ordered[:-1]).abs() <= _CLOSE * size).all(1)
-    never = same.new_zeros(1)
-    equal = (torch.cat([same, never]) | torch.cat([never, same])).float().mean()
-    return torch.where(torch.isfinite(size), equal, 0.0)
+_COUNTS = ("missing", "present", "cleared", "uncleared", "against")
+_NOTHING: dict[str, Any] = {
+    "ratios": [], "start": None, **dict.fromkeys(_COUNTS, 0), "nonzero": False, "owned": False, "rate": None,
+    "equal": None, "fingerprint": None, "moved": None,
+}  # fmt: skip
 
 
-@functools.lru_cache(maxsize=64)
-def _probes(length: int, device: torch.device) -> Tensor:
-    """Three fixed vectors of random numbers, ``(length, 3)``; torch's random state stays as it is."""
-    return torch.randn(length, 3, generator=torch.Generator().manual_seed(length)).to(device)
+def _is_other(layer: _Layer, mark: int | None) -> bool | None:
+    """Whether a weight is another than its fingerprint says; None without one."""
+    parameter = layer.parameter()
+    if parameter is None or mark is None or is_unreadable(parameter):
+        return None
+    return int(fingerprint(local_part(parameter))) != mark
 
 
-def _is_left(gradient: Tensor | None) -> Tensor:
-    """1 if a gradient is there and not zero, as ``()``, int64."""
-    if gradient is None or gradient.numel() == 0:
-        return torch.zeros((), dtype=torch.int64)
-    values = gradient.coalesce().values() if gradient.layout == torch.sparse_coo else gradient
-    return (largest(values) != 0).long() if values.numel() else torch.zeros((), dtype=torch.int64)
+def _is_large(start: float | None, weight: Tensor) -> bool:
+    """Whether a mean absolute weight is one that a ratio can be formed to."""
+    fan_in = max(weight.numel() // max(weight.shape[0], 1), 1)
+    return start is not None and start >= _SMALL / math.sqrt(fan_in)
+
+
+def _is_left(gradient: Tensor | None) -> bool:
+    """Whether a gradient is there and not zero."""
+    if gradient is None or is_unreadable(gradient):
+        return False
+    return bool(peaks([local_part(gradient)])[0] != 0)

@@ -69,6 +69,14 @@ class History:
         rows = report.gradients
         return {name: rows[name]["mean_abs"] for name in self.layers if finite(rows.get(name, {}).get("mean_abs"))}
 
+    # The outputs.
+
+    @property
+    def heads(self) -> list[Row]:
+        """What is known of each output that the loss reads; the one that is judged first."""
+        row = self.last.output
+        return [row, *row.get("heads", {}).values()] if row else []
+
     # The loss.
 
     @functools.cached_property
@@ -115,7 +123,9 @@ class History:
 
     @functools.cached_property
     def loss_factor(self) -> float | None:
-        """The reported loss over the mean loss of a sample; None if they do not go together."""
+        """The reported loss over the mean loss of a sample; None if they do not go together, as with several heads."""
+        if any(report.output.get("heads") for report in self.reports):
+            return None
         factors = [
             report.loss["first"] / report.output["first_loss"]
             for report in self.reports

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +11,8 @@ from typing import Any
 from ignite_act.findings.judging import judge
 from ignite_act.findings.thresholds import Thresholds
 from ignite_act.report import EpochReport, Finding
+
+logger = logging.getLogger(__name__)
 
 _FIRST, _LAST = 4, 12
 Identity = tuple[str, str | None]
@@ -30,11 +33,13 @@ class Journal:
         self._reports: list[EpochReport] = []
         self._standing: dict[Identity, Finding] = {}
         self._cleared: dict[Identity, Finding] = {}
+        self.failed: dict[str, str] = {}
+        """Rules that have failed, with the reason of the first failure."""
 
     def add(self, report: EpochReport) -> tuple[Finding, ...]:
         """The findings after one more report; those that it cleared come last."""
         self._reports = _thinned([*self._reports, _slim(report)])
-        return self._compare(judge(self._reports, thresholds=self.thresholds), report.epoch)
+        return self._compare(judge(self._reports, thresholds=self.thresholds, owner=self), report.epoch)
 
     def amend(self, report: EpochReport) -> None:
         """Replaces the last report by one that knows more."""
@@ -44,7 +49,13 @@ class Journal:
         """The findings once the run is over."""
         if not self._reports:
             return ()
-        return self._compare(judge(self._reports, thresholds=self.thresholds, ended=True), self._reports[-1].epoch)
+        return self._compare(judge(self._reports, thresholds=self.thresholds, ended=True, owner=self), self._reports[-1].epoch)
+
+    def give_up(self, what: str, reason: str) -> None:
+        """Notes that a rule failed; the log says it once."""
+        if what not in self.failed:
+            self.failed[what] = reason
+            logger.warning("%s failed: %s", what, reason)
 
     @property
     def all(self) -> tuple[Finding, ...]:

@@ -9,16 +9,20 @@ from ignite_act.findings.history import History
 from ignite_act.findings.kinds import KINDS
 from ignite_act.findings.rules import RULES
 from ignite_act.findings.thresholds import Thresholds
+from ignite_act.guard import Owner, guarded
 from ignite_act.report import EpochReport, Finding
 
 logger = logging.getLogger(__name__)
 
 _ORDER = {kind: place for place, kind in enumerate(KINDS)}
-_failed: set[str] = set()
 
 
 def judge(
-    reports: Sequence[EpochReport], *, thresholds: Thresholds | None = None, ended: bool = False
+    reports: Sequence[EpochReport],
+    *,
+    thresholds: Thresholds | None = None,
+    ended: bool = False,
+    owner: Owner | None = None,
 ) -> tuple[Finding, ...]:
     """What is wrong at the end of some reports.
 
@@ -26,6 +30,7 @@ def judge(
         reports: of one run, in the order of their epochs; some in between may be missing.
         thresholds: what counts as a finding.
         ended: whether the run is over: some findings can only be made then.
+        owner: told of rules that fail; the others go on.
 
     Returns:
         The findings, the cause before its consequences, what does no harm last. Empty without reports.
@@ -33,18 +38,19 @@ def judge(
     if not reports:
         return ()
     history = History(reports, thresholds or Thresholds(), ended)
-    found = [finding for kind in RULES for finding in _apply(kind, history)]
+    found: list[Finding] = []
+    for kind, rule in RULES.items():
+        with guarded(owner or _Nobody(), f"the rule for {kind}"):
+            found += list(rule(history))
     return tuple(sorted(_without_repetitions(found), key=_rank))
 
 
-def _apply(kind: str, history: History) -> list[Finding]:
-    try:
-        return list(RULES[kind](history))
-    except Exception:  # training never dies of its diagnostics
-        if kind not in _failed:
-            _failed.add(kind)
-            logger.warning("the rule for %s failed; later failures are not logged", kind, exc_info=True)
-        return []
+class _Nobody:
+    """Answers for rules that are applied to stored reports."""
+
+    def give_up(self, what: str, reason: str) -> None:
+        """Logs it."""
+        logger.warning("%s failed: %s", what, reason)
 
 
 def _without_repetitions(found: list[Finding]) -> list[Finding]:

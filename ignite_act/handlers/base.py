@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -11,7 +12,10 @@ from ignite.engine import Engine, Events, RemovableEventHandle
 from typing_extensions import Self
 
 from ignite_act.collect import Collector
-from ignite_act.handlers import exceptions
+from ignite_act.guard import guarded, harmless
+from ignite_act.handlers import exceptions, stepping
+
+logger = logging.getLogger(__name__)
 
 _names_in_use: weakref.WeakKeyDictionary[Engine, set[str]] = weakref.WeakKeyDictionary()
 
@@ -22,7 +26,10 @@ class WindowHandler(ABC):
     A window that does not reach its end is finished all the same and marked partial: at ``TERMINATE``, ``COMPLETED``,
     the next ``EPOCH_STARTED``, on `detach` and when an exception ends the run, which goes on to the user.
     Of forwards only those inside the engine's own step are measured, so evaluators that run in its handlers do not
-    count; of optimizer steps every one within the window.
+    count; of optimizer steps every one within the window. The hooks stay registered from the first window to `detach`.
+
+    A run of the engine that starts from its beginning is another training: what the handler kept of an earlier one
+    (findings, which units were dead) is forgotten, unless it was restored for this run.
     """
 
     def __init__(self, collectors: Iterable[Collector]) -> None:
@@ -31,6 +38,7 @@ class WindowHandler(ABC):
         self._handles: list[RemovableEventHandle] = []
         self._names: tuple[str, ...] = ()
         self._cut_short = False
+        self._logged: set[str] = set()
 
     @property
     def attached(self) -> bool:
@@ -49,10 +57,11 @@ class WindowHandler(ABC):
         taken.update(names)
         self._names = names
         self._engine = weakref.ref(engine)
-        gate, clock = _gate(self._engine), _clock(self._engine)
+        gate, clock = stepping.ask(engine), _clock(self._engine)
         for collector in self._collectors:
             collector.gate, collector.clock = gate, clock
         self._handles = [
+            engine.add_event_handler(Events.STARTED, self._on_started),
             engine.add_event_handler(Events.EPOCH_STARTED, self._on_epoch_started),
             engine.add_event_handler(Events.TERMINATE_SINGLE_EPOCH, self._on_cut_short),
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._on_epoch_completed),
@@ -68,6 +77,7 @@ class WindowHandler(ABC):
         if engine is not None:
             self._finish(engine, partial=True, sync=False)
             exceptions.forget(engine, self._on_exception)
+            stepping.leave(engine)
             _names_in_use.get(engine, set()).difference_update(self._names)
         for collector in self._collectors:
             collector.stop()
@@ -84,10 +94,26 @@ class WindowHandler(ABC):
     ) -> None:
         self.detach()
 
+    def give_up(self, what: str, reason: str) -> None:
+        """Notes that something failed that is no collector's; the log says it once."""
+        if what not in self._logged:
+            self._logged.add(what)
+            logger.warning("%s gives up %s: %s", type(self).__name__, what, reason)
+
     @property
     def _open(self) -> bool:
         return any(collector.started for collector in self._collectors)
 
+    @harmless("the start of a run")
+    def _on_started(self, engine: Engine) -> None:
+        if engine.state.iteration == 0:
+            self._renew()
+
+    def _renew(self) -> None:
+        for collector in self._collectors:
+            collector.renew()
+
+    @harmless("the start of an epoch")
     def _on_epoch_started(self, engine: Engine) -> None:
         self._finish(engine, partial=True, sync=False)
         self._cut_short = False
@@ -100,20 +126,24 @@ class WindowHandler(ABC):
     def _on_cut_short(self, engine: Engine, iter_counter: int) -> None:  # Ignite insists on the second name
         self._cut_short = True
 
+    @harmless("the end of an epoch")
     def _on_epoch_completed(self, engine: Engine) -> None:
         self._finish(engine, partial=self._cut_short)
 
+    @harmless("the end of the run")
     def _on_stop(self, engine: Engine) -> None:
         self._finish(engine, partial=True)
 
+    @harmless("the end of the run")
     def _on_exception(self, engine: Engine) -> None:
         self._finish(engine, partial=True, sync=False)
 
     def _finish(self, engine: Engine, *, partial: bool, sync: bool = True) -> None:
         if self._open:
             for collector in self._collectors:
-                collector.stop()
-            self._publish(engine, partial=partial, sync=sync)
+                collector.pause()
+            with guarded(self, "the end of a window"):
+                self._publish(engine, partial=partial, sync=sync)
 
     @abstractmethod
     def _publish(self, engine: Engine, *, partial: bool, sync: bool) -> None:
@@ -124,17 +154,6 @@ class WindowHandler(ABC):
             partial: whether the window was cut short.
             sync: whether the other processes finish theirs now, too.
         """
-
-
-def _gate(engine: weakref.ref[Engine]) -> Callable[[], bool]:
-    def in_step() -> bool:
-        own = engine()
-        if own is None:
-            return False
-        last = own.last_event_name  # the user's own events may be fired inside the step
-        return last is Events.ITERATION_STARTED or not isinstance(last, Events)
-
-    return in_step
 
 
 def _clock(engine: weakref.ref[Engine]) -> Callable[[], int | None]:

@@ -14,6 +14,7 @@ from typing_extensions import Self
 from ignite_act.collect import Coverage
 from ignite_act.collect.loss import loss_of
 from ignite_act.findings import Finding, Thresholds
+from ignite_act.guard import guarded, harmless, reason_of
 from ignite_act.handlers.base import WindowHandler
 from ignite_act.handlers.stats import ActivationStats, DeadNeurons, GradientStats, StatsHandler
 from ignite_act.recorder import EpochRecorder
@@ -85,7 +86,6 @@ class Diagnostics(WindowHandler):
         """
         self._attach(trainer, tuple(handler.default_name for handler in _PUBLISHED))
         self._handles.append(trainer.add_event_handler(Events.ITERATION_COMPLETED, self._on_iteration_completed))
-        self._handles.append(trainer.add_event_handler(Events.STARTED, self._on_started))
         self._evaluator = evaluator
         self._evaluated = 0
         if evaluator is not None:
@@ -109,12 +109,13 @@ class Diagnostics(WindowHandler):
 
     @property
     def coverage(self) -> dict[str, Coverage]:
-        """Diagnostic -> what the last finished window saw and what not."""
-        return self._recorder.coverage
+        """Diagnostic -> what the last finished window saw and what not; ``"sinks"``, which of them have failed."""
+        failed = {"sinks": Coverage((), self._sinks.failed)} if self._sinks.failed else {}
+        return {**self._recorder.coverage, **failed}
 
     @property
     def cost(self) -> float:
-        """Share of the last window's wall time that measuring took (without the bare dispatch of the hooks)."""
+        """Share of the last window's wall time that watching took."""
         return self.report.cost if self.report is not None else 0.0
 
     def end(self) -> None:
@@ -153,23 +154,37 @@ class Diagnostics(WindowHandler):
         if self.report is not None:
             write_by(writer, self.report)
 
+    @harmless("the start of a run")
     def _on_started(self, engine: Engine) -> None:
+        super()._on_started(engine)
         self._evaluated = 0  # the epochs of another run have the same numbers
+
+    def _renew(self) -> None:
+        self._recorder.renew()
 
     def _start(self, engine: Engine) -> None:
         self._recorder.start()
         self._epoch = engine.state.epoch
         engine.state.findings = self.findings  # type: ignore[attr-defined]
 
+    @harmless("the loss of a step")
     def _on_iteration_completed(self, engine: Engine) -> None:
         try:
             loss = self._output_transform(engine.state.output)
         except Exception as error:
-            loss = None
-            self._recorder.no_loss(f"output_transform failed: {type(error).__name__}: {error}")
+            self._recorder.no_loss(f"output_transform failed: {reason_of(error)}")
+            return
         if loss is not None:
             self._recorder.record_loss(loss)
+        elif engine.state.output is not None:
+            self._recorder.no_loss(
+                f"no loss was found in what the step returned ({type(engine.state.output).__name__}): "
+                "return it, or say with output_transform= where it is"
+            )
+        else:
+            self._recorder.no_loss("the step returned nothing: return the loss")
 
+    @harmless("the scores of the evaluator")
     def _on_evaluated(self, evaluator: Engine) -> None:
         trainer = self._engine() if self._engine is not None else None
         if trainer is not None:
@@ -177,6 +192,7 @@ class Diagnostics(WindowHandler):
             if not self._open and self.report is not None and self.report.epoch == trainer.state.epoch:
                 self._recorder.add_scores(scores(trainer, evaluator))
 
+    @harmless("the end of the run")
     def _on_stop(self, engine: Engine) -> None:
         super()._on_stop(engine)
         if engine.last_event_name is Events.COMPLETED or engine.should_terminate == "skip_completed":
@@ -192,8 +208,9 @@ class Diagnostics(WindowHandler):
             sync=sync,
         )
         for handler in _PUBLISHED:
-            rows = getattr(report, handler.default_name)
-            engine.state.metrics[handler.default_name] = {name: handler.metrics(row) for name, row in rows.items()}
+            with guarded(self, f"publishing {handler.default_name}"):
+                rows = getattr(report, handler.default_name)
+                engine.state.metrics[handler.default_name] = {name: handler.metrics(row) for name, row in rows.items()}
         engine.state.findings = self.findings  # type: ignore[attr-defined]
         if idist.get_rank() == 0:
             self._sinks.write(report)

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable
 from typing import Protocol
 
+from ignite_act.guard import guarded
 from ignite_act.report import EpochReport
 
 logger = logging.getLogger(__name__)
@@ -31,8 +32,12 @@ class FanOut:
     """
 
     def __init__(self, sinks: Iterable[Sink]) -> None:
-        self._sinks = tuple(sinks)
-        self._failed: set[int] = set()
+        self._sinks: dict[str, Sink] = {}
+        for sink in sinks:
+            name = type(sink).__name__
+            self._sinks[name if name not in self._sinks else f"{name}#{len(self._sinks) + 1}"] = sink
+        self.failed: dict[str, str] = {}
+        """Sinks that have failed, with the reason of the first failure."""
 
     def write(self, report: EpochReport) -> None:
         """Writes one report everywhere; the first failure of a sink is logged, later ones are silent."""
@@ -42,13 +47,15 @@ class FanOut:
         """Tells the sinks that want to know that the run is over."""
         self._tell("end", report)
 
+    def give_up(self, what: str, reason: str) -> None:
+        """Notes that a sink failed."""
+        if what not in self.failed:
+            self.failed[what] = reason
+            logger.warning("%s cannot write reports: %s", what, reason)
+
     def _tell(self, method: str, report: EpochReport) -> None:
-        for index, sink in enumerate(self._sinks):
-            tell = getattr(sink, method, None)
-            try:
+        for name, sink in self._sinks.items():
+            with guarded(self, name):
+                tell = getattr(sink, method, None)
                 if tell is not None:
                     tell(report)
-            except Exception as error:
-                if index not in self._failed:
-                    self._failed.add(index)
-                    logger.warning("%s cannot write reports: %s: %s", type(sink).__name__, type(error).__name__, error)

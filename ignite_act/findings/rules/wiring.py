@@ -7,7 +7,7 @@ import itertools
 import statistics
 from collections.abc import Iterator
 
-from ignite_act.findings.history import INPUT, OUTPUT, History, finite
+from ignite_act.findings.history import INPUT, OUTPUT, History, Row, finite
 from ignite_act.findings.rule import finding, harm
 from ignite_act.report import EpochReport, Finding, Severity
 
@@ -45,34 +45,46 @@ def never_updated(history: History) -> Iterator[Finding]:
 
 
 def _stays(report: EpochReport, name: str, *, stepped: bool) -> bool:
+    """Whether a weight had a gradient, and is at the end of the window what it was at its beginning.
+
+    Who changes a weight does not matter: by hand, from a master copy, in another process. Where it is not known whether
+    it has moved, nothing is said.
+    """
     row = report.updates.get(name)
-    if row is None or not row["trainable"]:
+    if row is None or not row["trainable"] or row["moved"] is not False:
         return False
     if not stepped:  # a loss scaler may have left all steps out
         skipped = any(own["skipped_steps"] for own in report.gradients.values())
-        return report.output.get("backwards", 0) > 0 and not row["owned"] and not skipped
+        return report.output.get("backwards", 0) > 0 and row["gradient_left"] and not skipped
     if not row["owned"]:
         return bool(row["present"] > 0 or row["gradient_left"])
-    return row["present"] > 0 and row["steps"] > 0 and row["ratio"] == 0.0 and not row["learning_rate"]
+    return row["nonzero"] and row["steps"] > 0 and not row["learning_rate"]
 
 
 def no_gradient(history: History) -> Iterator[Finding]:
-    """A trainable weight gets None or exactly 0 as its gradient; frozen weights are worth knowing."""
+    """A trainable weight gets None or exactly 0 as its gradient in every step; frozen weights are worth knowing.
+
+    It is an error only where the network is known not to learn. A layer after which no other one gets a gradient is a
+    head that the loss does not use, as the pooler of a language model: nobody is cut off.
+    """
     updates = history.last.updates
     cut = [name for name in history.layers if _has_none(history.last, name)]
-    used = [name for name in cut if history.was_called(name)]
+    reached = [index for index, name in enumerate(history.layers) if updates.get(name, {}).get("nonzero")]
+    last_reached = history.layers[reached[-1]] if reached else None
+    used = [name for name in cut if history.was_called(name) and _comes_before(history, name, last_reached)]
+    idle = [name for name in cut if history.was_called(name) and name not in used]
     unused = [name for name in cut if not history.was_called(name)]
     stepped = [name for name, row in updates.items() if row["owned"]]
     if used:
-        missing = [name for name in used if not updates[name]["zero"]]
-        value = "None" if missing else 0.0
+        missing = [name for name in used if not updates[name]["present"]]
         everything = set(used) >= set(stepped)
+        unharmed = "info" if not missing else "warning"  # what is solved, and an input of zeros, give gradients of 0
         yield finding(
             history,
             "no_gradient",
-            "error",
+            "error" if history.stalled or (everything and not history.learning) else unharmed,
             "gradient of a trainable weight",
-            value,
+            "None" if missing else 0.0,
             "other than 0",
             "look for detach(), .data, .item(), torch.no_grad() or a NumPy call between this layer and the loss"
             if missing
@@ -84,7 +96,11 @@ def no_gradient(history: History) -> Iterator[Finding]:
             layers=used,
         )
     frozen = [name for name in history.layers if updates.get(name) and not updates[name]["trainable"]]
-    for names, reason in ((frozen, "frozen: requires_grad is False"), (unused, "never called in a forward")):
+    for names, reason in (
+        (frozen, "frozen: requires_grad is False"),
+        (unused, "never called in a forward"),
+        (idle, "called, but the loss does not depend on it"),
+    ):
         if names and not used:
             yield finding(
                 history,
@@ -101,9 +117,15 @@ def no_gradient(history: History) -> Iterator[Finding]:
             )
 
 
+def _comes_before(history: History, name: str, other: str | None) -> bool:
+    """Whether a layer is called before another one; true where there is no other one."""
+    return other is None or history.layers.index(name) < history.layers.index(other)
+
+
 def _has_none(report: EpochReport, name: str) -> bool:
+    """Whether a weight that an optimizer owns had no gradient other than 0 in any step of a window."""
     row = report.updates.get(name)
-    return bool(row and row["trainable"] and row["owned"] and not row["present"] and row["missing"] + row["zero"] > 0)
+    return bool(row and row["trainable"] and row["owned"] and not row["nonzero"] and row["missing"] + row["present"])
 
 
 def uncleared_gradient(history: History) -> Iterator[Finding]:
@@ -124,7 +146,7 @@ def uncleared_gradient(history: History) -> Iterator[Finding]:
         history,
         "uncleared_gradient",
         "error",
-        "steps looked at after which the gradient was not cleared, of as many",
+        "sampled steps whose gradient was not cleared",
         updates[left[0]]["uncleared"],
         0,
         "call optimizer.zero_grad() before every backward(), or after every step",
@@ -193,7 +215,11 @@ def _is_hasty(history: History) -> bool:
 
 def output_probabilities(history: History) -> Iterator[Finding]:
     """The outputs are probabilities already and the loss applies a softmax or a sigmoid again."""
-    row = history.last.output
+    for row in history.heads:
+        yield from _probabilities(history, row)
+
+
+def _probabilities(history: History, row: Row) -> Iterator[Finding]:
     applies, function = row.get("loss_applies"), row.get("function")
     if applies == "softmax":
         doubled = row["units"] > 1 and row["probabilities"] > 0.99
@@ -220,8 +246,12 @@ def output_probabilities(history: History) -> Iterator[Finding]:
 
 def output_activation(history: History) -> Iterator[Finding]:
     """An activation function cuts the logits, of which the loss expects the whole axis."""
-    row = history.last.output
-    if not row or any(output_probabilities(history)) or row["function"] in ("log_softmax", "softmax"):
+    for row in history.heads:
+        yield from _cut_off(history, row)
+
+
+def _cut_off(history: History, row: Row) -> Iterator[Finding]:
+    if not row or any(_probabilities(history, row)) or row["function"] in ("log_softmax", "softmax"):
         return
     function, logits = row["function"], row["loss_applies"] in ("softmax", "sigmoid")
     logits = logits and not history.is_squared

@@ -1,0 +1,130 @@
+"""What the graph of autograd says of a tensor: which function made it, and whether the loss reads it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from ignite_act.collect.torch_internals import backward_roots
+
+_KEY = "ignite_act"
+_MOST_NODES = 20_000
+_VIEWS = ("View", "Squeeze", "Unsqueeze", "Reshape", "Transpose", "Permute", "Slice", "Select", "ToCopy", "Alias", "T")
+_NORMS = ("NativeBatchNorm", "CudnnBatchNorm", "NativeLayerNorm", "NativeGroupNorm")
+_FUNCTIONS = {
+    "Softmax": "softmax", "LogSoftmax": "log_softmax", "Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh",
+    "LeakyRelu": "leaky_relu", "Elu": "elu", "Gelu": "gelu", "Silu": "silu", "Hardtanh": "hardtanh",
+    "Hardsigmoid": "hardsigmoid", "Hardswish": "hardswish", "Softplus": "softplus", "Mish": "mish",
+    "LogSigmoid": "logsigmoid", "Clamp": "clamp", "ClampMin": "clamp",
+}  # fmt: skip
+
+_numbers = itertools.count()
+
+
+class Reading(NamedTuple):
+    """Which outputs of a model the loss of a backward reads.
+
+    Attributes:
+        read: those that it reads by itself, without a trained layer in between.
+        fed: those that other layers read first, which are not part of the model.
+    """
+
+    read: frozenset[str]
+    fed: frozenset[str]
+
+
+def mark(tensors: Mapping[str, Tensor]) -> int:
+    """Marks outputs in the graph, so that `reading` finds them there.
+
+    Args:
+        tensors: place -> tensor that has a ``grad_fn``.
+
+    Returns:
+        The number of this forward's marks. Nothing is kept alive: the marks go with the graph.
+    """
+    number = next(_numbers)
+    for place, tensor in tensors.items():
+        tensor.grad_fn.metadata.setdefault(_KEY, {})[number, tensor.output_nr] = place  # type: ignore[union-attr]
+    return number
+
+
+def reading(number: int, places: Collection[str], own: Collection[int]) -> Reading:
+    """Which marked outputs the loss of the running backward reads.
+
+    From the loss back: an output that is met is read by the loss. Where the weight of a layer that is not the model's
+    goes in on the way, that layer reads the output, and the model is a part of something larger.
+
+    Args:
+        number: of the marks.
+        places: all that are marked.
+        own: ids of the model's parameters.
+    """
+    roots = backward_roots()
+    if roots is None:
+        return Reading(frozenset(places), frozenset())  # unknown: whatever gets a gradient
+    read: set[str] = set()
+    fed: set[str] = set()
+    waiting: list[tuple[Any, int, bool]] = []
+    for root in roots:
+        node, output = (root.grad_fn, root.output_nr) if isinstance(root, Tensor) else (root[0], root[1])
+        waiting.append((node, output, False))
+    seen: set[tuple[Any, bool]] = set()
+    while waiting and len(seen) < _MOST_NODES:
+        node, output, beyond = waiting.pop()
+        if node is None:
+            continue
+        place = node.metadata.get(_KEY, {}).get((number, output))
+        if place is not None:
+            (fed if beyond else read).add(place)
+            continue
+        if (node, beyond) in seen:
+            continue
+        seen.add((node, beyond))
+        beyond = beyond or any(_is_foreign_weight(parent, own) for parent, _ in node.next_functions)
+        waiting.extend((parent, index, beyond) for parent, index in node.next_functions)
+    return Reading(frozenset(read), frozenset(fed - read))
+
+
+def _is_foreign_weight(node: Any, own: Collection[int]) -> bool:
+    """Whether a node hands on a trained weight of two or more dimensions that is not the model's."""
+    for _ in range(4):
+        if node is None:
+            return False
+        variable = getattr(node, "variable", None)
+        if isinstance(variable, Tensor):
+            return variable.ndim > 1 and id(variable) not in own
+        if len(node.next_functions) != 1 or not name_of(node).startswith(_VIEWS):
+            return False
+        node = node.next_functions[0][0]
+    return False
+
+
+def name_of(node: Any) -> str:
+    """The operation of a node: ``"Relu"`` for ``ReluBackward0``."""
+    return type(node).__name__.partition("Backward")[0].lstrip("_").removeprefix("Unsafe")
+
+
+def function_of(tensor: Tensor, through: Sequence[str] = ()) -> str | None:
+    """The activation function that made a tensor, seen through changes of shape.
+
+    Args:
+        tensor: the result of anything.
+        through: operations that may stand between as well.
+    """
+    node = tensor.grad_fn
+    for _ in range(6):
+        if node is None:
+            return None
+        name = name_of(node)
+        if name in _FUNCTIONS:
+            return _FUNCTIONS[name]
+        parents = [parent for parent, _ in node.next_functions if parent is not None]
+        if through and parents and name.startswith(_NORMS):
+            parents = parents[:1]  # the others are its weight and bias
+        elif len(parents) != 1 or not name.startswith((*_VIEWS, *through)):
+            return None
+        node = parents[0]
+    return None
