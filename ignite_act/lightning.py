@@ -154,21 +154,24 @@ class DiagnosticsCallback(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judges the run as a whole."""
-        self._finish(trainer, {}, partial=True, sync=False)
+        self._end(trainer)
         report = self._recorder.end() if self._recorder is not None else None
         if report is not None and trainer.is_global_zero:
             self._sinks.end(report)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leaves a partial report."""
-        self._finish(trainer, {}, partial=True, sync=False)
+        self._end(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Finishes an open window; no hook is left."""
+        self._end(trainer)
+        self._loaded = {}  # by `trainer.test(ckpt_path=...)`, say: not for the next fit
+
+    def _end(self, trainer: Trainer) -> None:
         self._finish(trainer, {}, partial=True, sync=False)
         if self._recorder is not None:
             self._recorder.stop()
-        self._loaded = {}  # by `trainer.test(ckpt_path=...)`, say: not for the next fit
 
     def _finish(
         self, trainer: Trainer, scores: Mapping[str, Mapping[str, float]], *, partial: bool, sync: bool

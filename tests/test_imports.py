@@ -11,7 +11,7 @@ import ignite_act
 PACKAGE = Path(ignite_act.__file__).parent
 LEVELS = [
     {"errors", "names"},
-    {"activations", "data", "config", "processes", "testing"},
+    {"activations", "data", "config", "guard", "processes", "testing"},
     {"checkpoints", "models", "stats"},
     {"report", "variants"},
     {"findings"},

@@ -48,8 +48,10 @@ def test_a_plain_loop_has_the_numbers_of_the_handler(kind: type[nn.Module], ever
             model.train()
             for x, y in data:
                 optimizer.zero_grad()
-                F.cross_entropy(model(x), y).backward()
+                loss = F.cross_entropy(model(x), y)
+                loss.backward()
                 optimizer.step()
+                recorder.record_loss(loss)
             model.eval()
             with torch.no_grad():
                 model(data[0][0])

@@ -12,10 +12,10 @@ from typing import Any
 from torch import nn
 from typing_extensions import Self
 
-from ignite_act.guard import guarded, reason_of
 from ignite_act.collect.names import unwrap
 from ignite_act.collect.processes import gather, several
 from ignite_act.errors import one_line
+from ignite_act.guard import guarded, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -227,7 +227,7 @@ class Collector(ABC):
         """Keeps the hooks registered that the collector needs; returns what lets them go."""
         return _nothing
 
-    def _forget_windows(self) -> None:
+    def _forget_windows(self) -> None:  # noqa: B027 - most collectors keep nothing
         """Drops what one window keeps for the next."""
 
     @abstractmethod

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from ignite_act.guard import Owner, guarded
 from ignite_act.collect.torch_internals import backward_number, is_unreadable, local_part, version
+from ignite_act.guard import Owner, guarded
 from ignite_act.stats.weights import peaks
 
 _CHECKED = 3
@@ -28,9 +28,7 @@ class Clearing:
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
-        self._gradients = {
-            name: _Gradient(parameter) for name, parameter in list(parameters.items())[:_CHECKED]
-        }
+        self._gradients = {name: _Gradient(parameter) for name, parameter in list(parameters.items())[:_CHECKED]}
         self._backward: int | None = None
 
     def watch(self, outputs: Iterable[Tensor], owner: Owner) -> None:

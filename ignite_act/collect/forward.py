@@ -23,13 +23,13 @@ from torch import Tensor, nn, overrides
 from torch.overrides import TorchFunctionMode
 
 from ignite_act.activations import Activation, recognised_call, recognised_module
-from ignite_act.guard import guarded, reason_of, report_failure
 from ignite_act.collect.hooks import watch
 from ignite_act.collect.layout import ChannelAxes
 from ignite_act.collect.names import module_names
 from ignite_act.collect.scope import forward_kind
 from ignite_act.collect.structure import main_tensor
 from ignite_act.collect.torch_internals import is_compiling, is_recomputing, is_recording, version
+from ignite_act.guard import guarded
 
 _FUSING = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
 

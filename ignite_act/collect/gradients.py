@@ -14,8 +14,8 @@ from torch.optim import Optimizer
 
 from ignite_act.collect import optimizers
 from ignite_act.collect.base import Collector, Every
-from ignite_act.guard import reason_of
 from ignite_act.collect.names import Pattern, Patterns, as_patterns, clean, matches
+from ignite_act.guard import reason_of
 from ignite_act.stats import ABSENT, SCRATCH, Magnitude, magnitude
 
 
@@ -101,7 +101,7 @@ class GradientCollector(Collector):
                     self._read(gradients, getattr(optimizer, "grad_scale", None), found_inf)
                 except Exception as error:
                     self._trouble = f"reading its gradient failed: {reason_of(error)}"
-                    raise
+                    self.give_up("some steps", self._trouble)
 
     @torch.no_grad()
     def _read(self, gradients: dict[int, Tensor], scale: Tensor | None, found_inf: Tensor | None) -> None:

@@ -12,10 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from torch import nn
-from torch.nn.modules.module import register_module_forward_pre_hook
 
+from ignite_act.collect.torch_internals import is_compiling, register_forward_hook, register_forward_pre_hook
 from ignite_act.guard import guarded
-from ignite_act.collect.torch_internals import is_compiling, register_forward_hook
 
 
 class CallWatcher(Protocol):
@@ -59,7 +58,7 @@ class Holders:
 
 def _register() -> Callable[[], object]:
     hooks = contextlib.ExitStack()
-    hooks.callback(register_module_forward_pre_hook(_enter).remove)
+    hooks.callback(register_forward_pre_hook(_enter))
     hooks.callback(register_forward_hook(_leave))
     return hooks.close
 
@@ -85,8 +84,7 @@ def watch(watcher: CallWatcher) -> Callable[[], object]:
     own = weakref.ref(watcher)
     release = hold(watcher)
     _watchers = (*_watchers, own)
-    end = weakref.finalize(watcher, _unwatch, own, release)
-    return end
+    return weakref.finalize(watcher, _unwatch, own, release)
 
 
 def _unwatch(own: weakref.ref[CallWatcher], release: Callable[[], object]) -> None:

@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils.hooks import RemovableHandle
 
-from ignite_act.guard import guarded
 from ignite_act.collect.hooks import Holders
 from ignite_act.collect.torch_internals import (
     has_step_pre_hooks,
@@ -21,6 +20,7 @@ from ignite_act.collect.torch_internals import (
     is_compiling,
     step_pre_hooks_after,
 )
+from ignite_act.guard import guarded
 
 
 class StepObserver(Protocol):

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from ignite_act.collect.graphs import Reading, function_of, mark, reading
-from ignite_act.guard import guarded
 from ignite_act.collect.names import clean
 from ignite_act.collect.passes import ModelCall, PassCollector, is_sample
 from ignite_act.collect.torch_internals import backward_number, is_unreadable, without_functions
+from ignite_act.guard import guarded
 from ignite_act.stats.likelihood import Likelihood, as_rows
 
 ROW = "output"
@@ -158,6 +158,7 @@ class OutputCollector(PassCollector):
 
     _made: dict[int, tuple[str, weakref.ref[Tensor]]]
     _heads: dict[str, _Head]
+    _scalars: list[str]  # outputs of no dimension
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
@@ -248,7 +249,7 @@ class OutputCollector(PassCollector):
         self._looking = False
         self._made = {}
         self._heads = {}
-        self._scalars: list[str] = []
+        self._scalars = []
         self._hidden_softmax = self._softmax = ""
 
     def _numbers(self) -> dict[str, dict[str, Any]]:

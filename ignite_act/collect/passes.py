@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import weakref
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
 from ignite_act.collect import hooks
 from ignite_act.collect.base import Collector
-from ignite_act.guard import guarded
 from ignite_act.collect.names import module_names, unwrap
 from ignite_act.collect.scope import NOTHING_YET, forward_kind
 from ignite_act.collect.structure import main_tensor, tensors_in
@@ -24,6 +23,7 @@ from ignite_act.collect.torch_internals import (
     is_unreadable,
     without_functions,
 )
+from ignite_act.guard import guarded
 
 
 class Place(NamedTuple):
@@ -65,7 +65,9 @@ class PassTap:
         self._closely: tuple[PassCollector, ...] = ()  # those of them that want every layer of this forward
         self.in_pass = False
         """Whether a forward of the model is under way."""
-        self._in_compiled = False
+        self._owner: Callable[[], nn.Module | None] = _nobody  # whose call it is
+        self._inside = False  # whether anything was seen inside of it
+        self._wholes: dict[int, weakref.ref[nn.Module]] = {}
         self.compiled = ""
         """Why calls inside of the model could not be seen; empty if they can."""
         self._unwatch: Callable[[], object] | None = None
@@ -108,6 +110,7 @@ class PassTap:
         model = self._model()
         self._end_pass()
         self._places = {}
+        self._wholes = {id(part): weakref.ref(part) for part in _whole_parts(model)} if model is not None else {}
         self.compiled = ""
         for module, names in module_names(model).items() if model is not None else ():
             has_weight = any(parameter.ndim > 1 for parameter in module.parameters(recurse=False) if _known(parameter))
@@ -120,11 +123,11 @@ class PassTap:
                 self.compiled = "it is compiled (torch.compile): calls inside are not seen"
 
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """A forward begins; only the model's own matters, or that of its compiled version."""
-        is_compiled = self._is_compiled(module)
-        if not (is_compiled or module is self._model()) or is_recomputing() or (self._in_compiled and not is_compiled):
+        """A forward begins; only one of the whole model matters."""
+        if not self._begins_pass(module) or is_recomputing():
             return
-        self._live, self.in_pass, self._in_compiled, self._closely = self._wanting(module), True, is_compiled, ()
+        self._live, self.in_pass, self._closely = self._wanting(module), True, ()
+        self._owner, self._inside = weakref.ref(module), False
         for observer in self._live:
             with guarded(observer, "some forwards"):
                 if observer.begin_pass():
@@ -132,38 +135,67 @@ class PassTap:
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         """A module has been called; after an exception nothing came out."""
-        place = self._places.get(id(module))
-        if place is None:
-            if not self._is_compiled(module) or not self.in_pass:
-                return  # of something else, or a compiled model that has run as it is and was told of
-            self.compiled = "the model is compiled (torch.compile): calls inside are not seen"
-            place = self._places.get(id(unwrap(module)))
-        elif place.module() is not module:
+        owns_pass = self.in_pass and self._owner() is module
+        place = self._place_of(module, owns_pass=owns_pass)
+        if place is None or is_recomputing():
             return
-        if is_recomputing():
-            return
-        is_model = place is not None and place.module() is self._model()
-        observers = self._live if is_model else self._closely
-        if not self.in_pass:
-            observers = self._wanting(module)  # parts of a model may be called by themselves
-        if is_model:
+        if owns_pass:
+            observers = self._live
+            if self._is_compiled(module) and not self._inside:
+                self.compiled = "the model is compiled (torch.compile): calls inside are not seen"
             self._end_pass()
-        if not observers or place is None or output is None:
-            return
+        else:
+            # Parts of a model may be called by themselves.
+            observers = self._closely if self.in_pass else self._wanting(module)
+            self._inside = True
+        if observers and output is not None:
+            self._tell(observers, place, args, kwargs, output, owns_pass=owns_pass)
+
+    def _tell(
+        self,
+        observers: tuple[PassCollector, ...],
+        place: Place,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        output: Any,
+        *,
+        owns_pass: bool,
+    ) -> None:
         with without_functions():
             result = main_tensor(output)
             given = main_tensor(args) if args else main_tensor(tuple(kwargs.values()))
-            call = ModelCall(tensors_in((*args, kwargs)), tensors_in(output)) if is_model else None
+            call = ModelCall(tensors_in((*args, kwargs)), tensors_in(output)) if owns_pass else None
             for observer in observers:
                 with guarded(observer, "some forwards"):
                     observer.after(place, given, result, call)
+
+    def _begins_pass(self, module: nn.Module) -> bool:
+        """Whether a call is one of the whole model: of itself, of its compiled version, of a part with all weights."""
+        is_model = module is self._model()
+        is_compiled = self._is_compiled(module)
+        if not self.in_pass:
+            return is_model or is_compiled or self._is_whole(module)
+        owner = self._owner()  # if it is called again, its last call was broken off (Ctrl-C)
+        return module is owner or is_compiled or (is_model and owner is not None and not self._is_compiled(owner))
+
+    def _place_of(self, module: nn.Module, *, owns_pass: bool) -> Place | None:
+        place = self._places.get(id(module))
+        if place is not None and place.module() is module:
+            return None if module is self._model() and self.in_pass and not owns_pass else place
+        model = self._model()
+        return self._places.get(id(model)) if owns_pass else None
 
     def _is_compiled(self, module: nn.Module) -> bool:
         """Whether a module is the compiled version of the model."""
         return compiled_module(module) is not None and unwrap(module) is self._model()
 
+    def _is_whole(self, module: nn.Module) -> bool:
+        """Whether a part of the model owns all of its weights, as the network in a `LightningModule`."""
+        own = self._wholes.get(id(module))
+        return own is not None and own() is module
+
     def _end_pass(self) -> None:
-        self._live, self._closely, self.in_pass, self._in_compiled = (), (), False, False
+        self._live, self._closely, self.in_pass = (), (), False
 
     def _wanting(self, module: nn.Module) -> tuple[PassCollector, ...]:
         """The observers for which a forward of a module, the outermost one that is called, counts."""
@@ -263,6 +295,21 @@ def is_sample(count: int) -> bool:
     [1, 2, 4, 16, 64, 256]
     """
     return count == 2 or (count & (count - 1) == 0 and count.bit_length() % 2 == 1)
+
+
+def _whole_parts(model: nn.Module) -> Iterator[nn.Module]:
+    """The parts of a model that own all of its weights, from the outside in."""
+    weights = {id(parameter) for parameter in model.parameters()}
+    part: nn.Module | None = model if weights else None
+    while part is not None:
+        children = part.children()
+        part = next((child for child in children if {id(own) for own in child.parameters()} == weights), None)
+        if part is not None:
+            yield part
+
+
+def _nobody() -> None:
+    return None
 
 
 def _known(parameter: nn.Parameter) -> bool:

@@ -14,9 +14,9 @@ from ignite_act.activations import Activation, recognised_module
 from ignite_act.collect import hooks
 from ignite_act.collect.base import Collector
 from ignite_act.collect.forward import ForwardTap, ModuleInfo, SiteCall, SiteKey
-from ignite_act.guard import reason_of
 from ignite_act.collect.names import Pattern, Patterns, as_patterns, is_glob, matches
 from ignite_act.collect.scope import NOTHING_YET
+from ignite_act.guard import reason_of
 from ignite_act.stats.base import Statistic
 
 logger = logging.getLogger(__name__)

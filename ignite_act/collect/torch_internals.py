@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import graph
 from torch.nn.modules import module as _module
-from torch.nn.modules.module import register_module_forward_hook
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_pre_hooks
+from torch.utils.hooks import RemovableHandle
 
 
 def is_compiling() -> bool:
@@ -59,6 +60,16 @@ def compiles_itself(module: nn.Module) -> bool:
     return getattr(module, "_compiled_call_impl", None) is not None
 
 
+_numbers: dict[Callable[..., Any], int] = {}
+"""Hook -> the number that it had when it was registered first."""
+
+
+def register_forward_pre_hook(hook: Callable[..., None]) -> Callable[[], None]:
+    """Registers a global forward pre-hook; returns what removes it."""
+    handle = register_module_forward_pre_hook(hook)
+    return _renumbered(hook, handle, [_module._global_forward_pre_hooks])
+
+
 def register_forward_hook(hook: Callable[..., None]) -> Callable[[], None]:
     """Registers a global forward hook that gets keyword arguments and runs after an exception, too.
 
@@ -66,10 +77,23 @@ def register_forward_hook(hook: Callable[..., None]) -> Callable[[], None]:
         What removes it. torch's own handle would leave an entry behind.
     """
     handle = register_module_forward_hook(hook, with_kwargs=True, always_call=True)
+    tables: list[dict[int, Any]] = [
+        _module._global_forward_hooks,
+        _module._global_forward_hooks_with_kwargs,
+        _module._global_forward_hooks_always_called,
+    ]
+    return _renumbered(hook, handle, tables)
+
+
+def _renumbered(hook: Callable[..., None], handle: RemovableHandle, tables: list[dict[int, Any]]) -> Callable[[], None]:
+    """Gives a hook the number that it had before: compiled code is compiled anew for every other one."""
+    number = _numbers.setdefault(hook, handle.id)
+    for table in tables:
+        table[number] = table.pop(handle.id)
 
     def remove() -> None:
-        handle.remove()
-        _module._global_forward_hooks_with_kwargs.pop(handle.id, None)
+        for table in tables:
+            table.pop(number, None)
 
     return remove
 

@@ -119,6 +119,8 @@ class UpdateCollector(PassCollector):
     """
 
     _stepped: bool
+    _remembered: bool
+    _loose: list[tuple[str, _Layer]] | None  # the layers that no optimizer owns that has made a step
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
@@ -169,7 +171,7 @@ class UpdateCollector(PassCollector):
                 layer.present += 1
             else:
                 layer.missing += 1
-        for name, layer in self._unowned():
+        for _, layer in self._unowned():
             parameter = layer.parameter()
             if parameter is not None and parameter.grad is not None:
                 layer.present += 1
@@ -232,7 +234,7 @@ class UpdateCollector(PassCollector):
             self._take_in(owner, wait=False)
 
     def _take_in(self, owner: _Owner, *, wait: bool) -> None:
-        """Reads which suspects have had a gradient, as far as it has arrived; at the end of a window it is waited for."""
+        """Reads which suspects have had a gradient, as far as that has arrived; ``wait`` at the end of a window."""
         if owner.arriving is not None and (wait or owner.arriving[1].is_there):
             (suspects, arrival), owner.arriving = owner.arriving, None
             self._clear(owner, suspects, arrival.values())
@@ -318,7 +320,7 @@ class UpdateCollector(PassCollector):
         }
         self._owners: weakref.WeakKeyDictionary[Optimizer, _Owner] = weakref.WeakKeyDictionary()
         self._in_step: weakref.WeakSet[Optimizer] = weakref.WeakSet()
-        self._loose: list[tuple[str, _Layer]] | None = None
+        self._loose = None
         self._restored: dict[str, dict[str, Any]] = {}
         self._stepped = False
         self._remembered = False

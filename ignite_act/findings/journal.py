@@ -49,7 +49,9 @@ class Journal:
         """The findings once the run is over."""
         if not self._reports:
             return ()
-        return self._compare(judge(self._reports, thresholds=self.thresholds, ended=True, owner=self), self._reports[-1].epoch)
+        return self._compare(
+            judge(self._reports, thresholds=self.thresholds, ended=True, owner=self), self._reports[-1].epoch
+        )
 
     def give_up(self, what: str, reason: str) -> None:
         """Notes that a rule failed; the log says it once."""

@@ -45,12 +45,17 @@ def judge(
     return tuple(sorted(_without_repetitions(found), key=_rank))
 
 
+_failed: set[str] = set()
+
+
 class _Nobody:
     """Answers for rules that are applied to stored reports."""
 
     def give_up(self, what: str, reason: str) -> None:
-        """Logs it."""
-        logger.warning("%s failed: %s", what, reason)
+        """Logs it once."""
+        if what not in _failed:
+            _failed.add(what)
+            logger.warning("%s failed: %s", what, reason)
 
 
 def _without_repetitions(found: list[Finding]) -> list[Finding]:

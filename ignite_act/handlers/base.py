@@ -26,7 +26,8 @@ class WindowHandler(ABC):
     A window that does not reach its end is finished all the same and marked partial: at ``TERMINATE``, ``COMPLETED``,
     the next ``EPOCH_STARTED``, on `detach` and when an exception ends the run, which goes on to the user.
     Of forwards only those inside the engine's own step are measured, so evaluators that run in its handlers do not
-    count; of optimizer steps every one within the window. The hooks stay registered from the first window to `detach`.
+    count; of optimizer steps every one within the window. The hooks stay registered from the first window of a run to
+    its end.
 
     A run of the engine that starts from its beginning is another training: what the handler kept of an earlier one
     (findings, which units were dead) is forgotten, unless it was restored for this run.
@@ -79,8 +80,7 @@ class WindowHandler(ABC):
             exceptions.forget(engine, self._on_exception)
             stepping.leave(engine)
             _names_in_use.get(engine, set()).difference_update(self._names)
-        for collector in self._collectors:
-            collector.stop()
+        self._stop()
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -133,10 +133,16 @@ class WindowHandler(ABC):
     @harmless("the end of the run")
     def _on_stop(self, engine: Engine) -> None:
         self._finish(engine, partial=True)
+        self._stop()
 
     @harmless("the end of the run")
     def _on_exception(self, engine: Engine) -> None:
         self._finish(engine, partial=True, sync=False)
+        self._stop()
+
+    def _stop(self) -> None:
+        for collector in self._collectors:
+            collector.stop()
 
     def _finish(self, engine: Engine, *, partial: bool, sync: bool = True) -> None:
         if self._open:

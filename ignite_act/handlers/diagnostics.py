@@ -176,13 +176,11 @@ class Diagnostics(WindowHandler):
             return
         if loss is not None:
             self._recorder.record_loss(loss)
-        elif engine.state.output is not None:
-            self._recorder.no_loss(
-                f"no loss was found in what the step returned ({type(engine.state.output).__name__}): "
-                "return it, or say with output_transform= where it is"
-            )
+        elif self._output_transform is not loss_of:
+            self._recorder.no_loss("output_transform returned None")
         else:
-            self._recorder.no_loss("the step returned nothing: return the loss")
+            returned = type(engine.state.output).__name__
+            self._recorder.no_loss(f"the step returned no loss ({returned}): say with output_transform= where it is")
 
     @harmless("the scores of the evaluator")
     def _on_evaluated(self, evaluator: Engine) -> None:

@@ -78,5 +78,5 @@ def leave(engine: Engine) -> None:
     step.askers -= 1
     if step.askers == 0:
         del _steps[engine]
-        if getattr(engine, _FUNCTION, None) is step:
+        if vars(engine).get(_FUNCTION) is step:
             setattr(engine, _FUNCTION, step.function)

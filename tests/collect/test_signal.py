@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ignite_act import Diagnostics
 from ignite_act.collect import SignalCollector
-from ignite_act.collect.passes import PassCollector
+from ignite_act.collect.passes import ModelCall, PassCollector
 from ignite_act.testing import (
     FunctionalMLP,
     ResidualCNN,
@@ -428,7 +428,7 @@ def test_a_failure_in_measuring_never_reaches_the_training(caplog: pytest.LogCap
     """Training goes on, the log says it once, the coverage says it."""
 
     class Broken(PassCollector):
-        def after_model(self, given: Tensor | None, result: Tensor) -> None:
+        def after_model(self, call: ModelCall) -> None:
             raise RuntimeError("cannot measure")
 
         def _forget(self) -> None: ...
@@ -449,7 +449,7 @@ def test_a_failure_in_measuring_never_reaches_the_training(caplog: pytest.LogCap
             model(x)
         collector.finish()
     assert [record.getMessage() for record in caplog.records] == [
-        "Broken: measuring FunctionalMLP failed: RuntimeError: cannot measure"
+        "Broken gives up some forwards: RuntimeError: cannot measure"
     ]
     assert "cannot measure" in collector.coverage.unseen["some forwards"]
 

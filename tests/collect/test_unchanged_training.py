@@ -176,8 +176,11 @@ def assert_identical(one: Any, other: Any, where: str = "") -> None:
 @pytest.mark.parametrize("make", SHAPES)
 def test_watching_changes_nothing(make: Callable[[], nn.Module], optimizer: Any, step: Any) -> None:
     """Weights, buffers, gradients, optimizer state, losses, outputs and all random states are the same bits."""
-    watched = run(make, optimizer, step, watch=True)
-    assert_identical(watched, run(make, optimizer, step, watch=False))
+    try:
+        bare = run(make, optimizer, step, watch=False)
+    except RuntimeError as error:  # not every processor has an LSTM in bfloat16
+        pytest.skip(str(error)) if "primitive descriptor" in str(error) else pytest.fail(str(error))
+    assert_identical(run(make, optimizer, step, watch=True), bare)
 
 
 def test_the_comparison_compares() -> None:

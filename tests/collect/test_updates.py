@@ -16,8 +16,8 @@ from torch.optim import LBFGS, SGD, Adam, AdamW, Optimizer, SparseAdam
 
 from ignite_act.collect import UpdateCollector
 from ignite_act.collect.passes import is_sample
-from ignite_act.collect.updates import equal_rows
 from ignite_act.stats import change, largest
+from ignite_act.stats.weights import equal_rows
 from ignite_act.testing import FunctionalMLP, ResidualCNN, Transformer, batches, global_hooks
 
 pytestmark = pytest.mark.usefixtures("loops")
@@ -92,7 +92,7 @@ def test_ratios_equal_their_twin(optimizer: str) -> None:
         assert row["weight_start"] == pytest.approx(start[name], rel=1e-6)
         assert row["weight"] == pytest.approx(getattr(model, name).weight.abs().mean().item(), rel=1e-6)
         assert row["learning_rate"] == own.param_groups[0]["lr"]
-        assert (row["present"], row["zero"], row["missing"]) == (4, 0, 0)
+        assert (row["present"], row["nonzero"], row["missing"], row["moved"]) == (20, True, 0, True)
         assert (row["trainable"], row["owned"], row["stepped"], row["partial"]) == (True, True, True, False)
         assert (row["against"] > 0) == (optimizer == "maximize")
 
@@ -110,7 +110,7 @@ def test_known_weights_give_exact_numbers() -> None:
     assert rows == {
         "weight": {
             "ratio": 0.25, "first_ratio": 0.25, "steps": 1, "weight_start": 2.0, "weight": 2.0,
-            "missing": 0, "zero": 0, "present": 1, "uncleared": 0, "cleared": 0, "against": 0,
+            "missing": 0, "present": 1, "nonzero": True, "moved": True, "uncleared": 0, "cleared": 0, "against": 0,
             "equal_rows": 0.0, "equal_rows_start": 0.0, "nonfinite": 0, "trainable": True, "owned": True,
             "stepped": True, "learning_rate": 0.5, "gradient_left": True, "partial": False,
         }
@@ -131,7 +131,7 @@ def test_a_changed_learning_rate_is_the_last_one_looked_at() -> None:
 
 
 def test_gradients_that_are_missing_zero_or_present() -> None:
-    """Each step looked at says of each trainable layer which of the three its gradient was."""
+    """All steps count: those without a gradient, those with one, and whether any was other than 0."""
     model = seeded()
     optimizer = SGD(model.parameters(), lr=0.1)
     with UpdateCollector(model) as collector:
@@ -141,9 +141,10 @@ def test_gradients_that_are_missing_zero_or_present() -> None:
             F.cross_entropy(model.fc3(F.relu(model.fc2(hidden) * 0)), y).backward()
             optimizer.step()
         rows = collector.finish()
-    counts = {name: (row["missing"], row["zero"], row["present"]) for name, row in rows.items()}
-    assert counts["fc1"] == (3, 0, 0)
-    assert counts["fc2"] == (0, 3, 0)
+    counts = {name: (row["missing"], row["present"], row["nonzero"], row["moved"]) for name, row in rows.items()}
+    assert counts["fc1"] == (5, 0, False, False)
+    assert counts["fc2"] == (0, 5, False, False)
+    assert counts["fc3"] == (0, 5, False, False)
     assert rows["fc1"]["ratio"] is rows["fc1"]["first_ratio"] is None
     assert rows["fc2"]["ratio"] == 0.0
     assert rows["fc1"]["weight_start"] is None
@@ -158,7 +159,7 @@ def test_frozen_layers_are_told_from_those_that_nobody_owns() -> None:
         train(model, optimizer, batches(4))
         rows = collector.finish()
     shown = {name: (row["trainable"], row["owned"], row["stepped"], row["present"]) for name, row in rows.items()}
-    assert shown == {"fc1": (False, False, True, 0), "fc2": (True, False, True, 3), "fc3": (True, True, True, 3)}
+    assert shown == {"fc1": (False, False, True, 0), "fc2": (True, False, True, 4), "fc3": (True, True, True, 4)}
     assert rows["fc2"]["ratio"] is None
     assert rows["fc2"]["learning_rate"] is None
     assert rows["fc2"]["gradient_left"]
@@ -262,8 +263,8 @@ def test_two_optimizers_as_in_a_gan(clear: bool) -> None:
         rows = collector.finish()
     assert list(rows) == ["generator.0", "generator.2", "discriminator.0", "discriminator.2"]
     for row in rows.values():
-        assert (row["steps"], row["owned"], row["zero"]) == (3, True, 0)
-        assert row["present"] >= 3
+        assert (row["steps"], row["owned"], row["nonzero"]) == (3, True, True)
+        assert row["present"] >= 12
         assert (row["uncleared"] == 0) == clear
         assert (row["cleared"] > 0) == clear
 
@@ -291,8 +292,7 @@ def test_lbfgs_is_one_step_however_often_its_closure_is_called() -> None:
     assert calls[0] > 3
     for name, row in rows.items():
         changes = [(b[name] - a[name]).abs().mean() / a[name].abs().mean() for a, b in itertools.pairwise(weights)]
-        assert row["steps"] == row["present"] == 2
-        assert row["uncleared"] == 0
+        assert (row["steps"], row["present"], row["uncleared"]) == (2, 3, 0)
         assert row["first_ratio"] == pytest.approx(changes[0].item(), rel=1e-4)
         assert row["ratio"] == pytest.approx(sum(changes[:2]).item() / 2, rel=1e-4)
 
@@ -416,7 +416,7 @@ def test_a_step_that_the_scaler_skips_is_none() -> None:
             scaler.step(optimizer)
             scaler.update()
         rows = collector.finish()
-    assert {(row["steps"], row["present"], row["uncleared"]) for row in rows.values()} == {(2, 2, 0)}
+    assert {(row["steps"], row["present"], row["uncleared"]) for row in rows.values()} == {(2, 3, 0)}
 
 
 def test_sparse_gradients() -> None:
@@ -429,7 +429,7 @@ def test_sparse_gradients() -> None:
             model(torch.tensor([1, 2, 2])).sum().backward()
             optimizer.step()
         row = collector.finish()["0"]
-    assert (row["present"], row["zero"], row["missing"], row["steps"]) == (3, 0, 0, 3)
+    assert (row["present"], row["nonzero"], row["missing"], row["steps"]) == (4, True, 0, 3)
     assert row["ratio"] > 0
 
 
@@ -492,7 +492,7 @@ def test_a_window_restored_in_its_middle_keeps_what_was_seen(tmp_path: Any) -> N
     for name, row in rows.items():
         assert row["first_ratio"] == expected[name]["first_ratio"]
         assert row["weight_start"] == expected[name]["weight_start"]
-        assert row["steps"] == row["present"] == expected[name]["steps"] + 2
+        assert (row["steps"], row["present"]) == (expected[name]["steps"] + 2, expected[name]["present"] + 2)
         assert row["cleared"] == expected[name]["cleared"] + 1
 
 

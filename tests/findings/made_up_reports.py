@@ -41,7 +41,8 @@ def healthy(epoch: int) -> Numbers:
         },
         "updates": {
             name: {"ratio": 5e-3, "first_ratio": 8e-3, "steps": 6, "weight_start": 0.05, "weight": 0.06, "missing": 0,
-                   "zero": 0, "present": 6, "uncleared": 0, "cleared": 6, "against": 0, "equal_rows": 0.0,
+                   "present": 6, "nonzero": True, "moved": True, "uncleared": 0, "cleared": 6, "against": 0,
+                   "equal_rows": 0.0,
                    "equal_rows_start": 0.0, "nonfinite": 0, "trainable": True, "owned": True, "stepped": True,
                    "learning_rate": 0.1, "gradient_left": True}
             for name in LAYERS

@@ -87,13 +87,15 @@ def named(findings: tuple[Finding, ...], kind: str) -> Finding | None:
     return next((finding for finding in findings if finding.kind == kind), None)
 
 
+NO_GRADIENT = {"present": 0, "missing": 6, "nonzero": False}
 FITTED = [1.0, 0.5, 0.2, 0.1, 0.05]
 BY_HEART = [2.30, 2.2, 2.1, 2.0, 1.9]
 CASES: dict[str, tuple[list[Change], list[Change], str | None]] = {
     # kind: changes beyond the threshold, changes within it, layer to blame
-    "never_updated": ([change("updates", "fc1", owned=False, learning_rate=None, steps=0, ratio=None)],
-                      [change("updates", "fc1", trainable=False, owned=False, present=0, gradient_left=False)], "fc1"),
-    "no_gradient": ([change("updates", "fc1", present=0, missing=6), change("updates", "fc2", present=0, missing=6)],
+    "never_updated": ([change("updates", "fc1", owned=False, learning_rate=None, steps=0, ratio=None, moved=False)],
+                      [change("updates", "fc1", trainable=False, owned=False, **NO_GRADIENT, gradient_left=False)],
+                      "fc1"),
+    "no_gradient": ([change("updates", "fc1", **NO_GRADIENT), change("updates", "fc2", **NO_GRADIENT)],
                     [change("updates", "fc1", present=1, missing=5)], "fc2"),
     "uncleared_gradient": ([change("updates", "*", cleared=0, uncleared=6)],
                            [change("updates", "*", cleared=1, uncleared=5)], None),
@@ -300,7 +302,9 @@ def test_a_dead_network_does_not_hide_an_uncleared_gradient() -> None:
 
 def test_frozen_layers_are_an_information() -> None:
     """What requires no gradient is named, without an alarm."""
-    reports = made_up_run(change("updates", "fc1", trainable=False, owned=False, present=0, gradient_left=False))
+    reports = made_up_run(
+        change("updates", "fc1", trainable=False, owned=False, present=0, nonzero=False, gradient_left=False)
+    )
     (finding,) = judge(reports)
     assert (finding.kind, finding.severity, finding.layer) == ("no_gradient", "info", "fc1")
 
@@ -318,8 +322,8 @@ def test_causes_come_before_consequences() -> None:
         stalled,
         change("dead_neurons", "relu#2", dead=32, fraction=1.0),
         change("output", variation=0.0),
-        change("updates", "fc1", present=0, zero=6),
-        change("updates", "fc2", present=0, zero=6),
+        change("updates", "fc1", nonzero=False),
+        change("updates", "fc2", nonzero=False),
     )
     kinds = [finding.kind for finding in judge(reports, ended=True)]
     assert kinds == ["dead_units", "constant_output", "no_gradient", "plateau"]
@@ -327,7 +331,7 @@ def test_causes_come_before_consequences() -> None:
 
 def test_what_does_no_harm_comes_last() -> None:
     """Informations follow warnings and errors, whatever their kind."""
-    frozen = change("updates", "fc1", trainable=False, owned=False, present=0, gradient_left=False)
+    frozen = change("updates", "fc1", trainable=False, owned=False, present=0, nonzero=False, gradient_left=False)
     reports = made_up_run(frozen, change("dead_neurons", SITES[0], dead=20, fraction=20 / 32))
     assert [finding.severity for finding in judge(reports)] == ["warning", "info"]
 
