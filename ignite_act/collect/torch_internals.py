@@ -95,8 +95,9 @@ def flat_pieces(model: nn.Module) -> dict[int, Piece]:
     pieces = {}
     for handle in _flat_handles(model):
         flat = handle.flat_param
-        for parameter, shape in zip(flat._params or (), flat._shapes, strict=False):
-            pieces[id(parameter)] = Piece(torch.Size(shape), bool(handle.uses_sharded_strategy))
+        parameters, shapes = getattr(flat, "_params", None) or (), getattr(flat, "_shapes", ())
+        for parameter, shape in zip(parameters, shapes, strict=False):
+            pieces[id(parameter)] = Piece(torch.Size(shape), bool(getattr(handle, "uses_sharded_strategy", True)))
     return pieces
 
 
@@ -104,7 +105,7 @@ def _flat_handles(model: nn.Module) -> Iterator[Any]:
     wrapper = _loaded("torch.distributed.fsdp", "FullyShardedDataParallel")
     for module in model.modules() if wrapper is not None else ():
         handle = getattr(module, "_handle", None) if isinstance(module, wrapper) else None
-        if handle is not None:  # None where there is nothing to shard
+        if hasattr(handle, "flat_param"):  # None where there is nothing to shard
             yield handle
 
 
