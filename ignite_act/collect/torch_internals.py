@@ -35,13 +35,14 @@ def local_part(tensor: Tensor) -> Tensor:
     """
     if type(tensor) in _PLAIN:
         return tensor
+    part: Any = tensor
     if _is_dtensor(tensor):
         with torch.no_grad():
-            tensor = tensor.to_local()  # type: ignore[attr-defined]
+            part = part.to_local()
     asynchronous = _loaded("torch.distributed._functional_collectives", "AsyncCollectiveTensor")
-    if asynchronous is not None and isinstance(tensor, asynchronous):
-        return tensor.wait()  # type: ignore[attr-defined]
-    return tensor
+    if asynchronous is not None and isinstance(part, asynchronous):
+        part = part.wait()
+    return part
 
 
 def is_sharded(parameter: Tensor) -> bool:
@@ -111,8 +112,8 @@ def _flat_handles(model: nn.Module) -> Iterator[Any]:
 
 def _placements(tensor: Tensor) -> list[tuple[Any, int]]:
     """The placement of a DTensor on each dimension of its mesh, with the size of that dimension."""
-    mesh = tensor.device_mesh  # type: ignore[attr-defined]
-    return [(placement, mesh.size(number)) for number, placement in enumerate(tensor.placements)]  # type: ignore[attr-defined]
+    own: Any = tensor
+    return [(placement, own.device_mesh.size(number)) for number, placement in enumerate(own.placements)]
 
 
 def _is_dtensor(tensor: Tensor) -> bool:

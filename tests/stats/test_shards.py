@@ -41,8 +41,9 @@ def twin(steps: Sequence[Tensor]) -> dict[str, object]:
     sizes = [values.abs() for values in steps]
     finite = [values for values in sizes if values.isfinite().all()]
     broken = [number for number, values in enumerate(sizes, 1) if not values.isfinite().all()]
+    mean = sum(values.mean().item() for values in finite) / max(len(finite), 1)
     return {
-        "mean_abs": pytest.approx(sum(v.mean().item() for v in finite) / len(finite), rel=1e-12) if finite else math.nan,
+        "mean_abs": pytest.approx(mean, rel=1e-12) if finite else math.nan,
         "max_abs": max(v.max().item() for v in finite) if finite else math.nan,
         "nonfinite": len(broken),
         "steps": len(steps),
@@ -69,14 +70,14 @@ def test_parts_add_up_to_the_whole(split: str, number: int) -> None:
     [
         ({3: [0]}, {3: [17]}),
         ({3: [0], 7: [17], 9: [0, 17]}, {3: [17], 7: [0]}),
-        (dict.fromkeys(range(20, 61), range(18)) | {19: [17]}, {19: [0]}),
-        (dict.fromkeys(range(40, 60), [5]), {}),
-        (dict.fromkeys(range(60), [17]), {}),
+        ({number: range(18) for number in range(20, 60)} | {19: [17]}, {19: [0]}),
+        ({number: [5] for number in range(40, 60)}, {}),
+        ({number: [17] for number in range(60)}, {}),
     ],
 )
 @pytest.mark.parametrize("split", SPLITS)
 def test_a_step_that_is_not_finite_in_one_part_counts_in_none(
-    split: str, broken: dict[int, list[int]], huge: dict[int, list[int]]
+    split: str, broken: dict[int, Sequence[int]], huge: dict[int, Sequence[int]]
 ) -> None:
     """What another part held in a step with a NaN, often a huge number, is in neither the mean nor the maximum."""
     steps = steps_of(60)
