@@ -72,6 +72,7 @@ class GradientCollector(Collector):
         self._others: set[str] = set()  # kinds of the optimizers that made steps and were not to be followed
         self._trouble = ""
         self._refused: dict[str, str] = {}  # layers that are not read in this window -> why
+        self._failed: dict[str, str] = {}  # those of which reading failed
         self._in_parts: set[str] = set()  # layers of which this process read a part
         self._united = False
         self._followed: weakref.WeakKeyDictionary[Optimizer, _Followed] = weakref.WeakKeyDictionary()
@@ -114,6 +115,7 @@ class GradientCollector(Collector):
             return
         measured, reasons = measure(gradients, layers, self._sizes, self._scratch)
         self._refused |= reasons
+        self._failed |= reasons
         self._trouble = next(iter(reasons.values()), self._trouble)
         if measured is None:
             return
@@ -194,7 +196,7 @@ class GradientCollector(Collector):
         self._others.clear()
         self._outside.clear()
         self._trouble = ""
-        self._refused, self._in_parts, self._united = {}, set(), False
+        self._refused, self._failed, self._in_parts, self._united = {}, {}, set(), False
         self._scratch = torch.empty(0)
         self._followed.clear()
         self._ticks = []
@@ -277,7 +279,7 @@ class GradientCollector(Collector):
         return unseen
 
     def _failures(self) -> dict[str, str]:
-        return dict(self._refused)
+        return dict(self._failed)
 
     def _state(self) -> dict[str, Any]:
         window = self._window()

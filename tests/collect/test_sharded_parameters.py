@@ -1,4 +1,4 @@
-"""Parameters of which each of two processes (joined by gloo) holds a part: FSDP1, FSDP2, tensor parallelism.
+"""Parameters of which each of two processes holds a part: rows are those of the whole gradients.
 
 Every row is compared with twins that know nothing of ours: the whole gradient brought together by torch before each
 step, and, where the arithmetic is the same, one process that trains on the whole batch.
@@ -6,326 +6,13 @@ step, and, where the arithmetic is the same, one process that trains on the whol
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import warnings
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-import torch.nn.functional as F
-from torch import Tensor, distributed, multiprocessing, nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import (
-    CPUOffload,
-    CPUOffloadPolicy,
-    FullyShardedDataParallel,
-    MixedPrecision,
-    MixedPrecisionPolicy,
-    ShardingStrategy,
-    fully_shard,
-)
-from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
-from torch.distributed.tensor.parallel import (
-    ColwiseParallel,
-    RowwiseParallel,
-    SequenceParallel,
-    parallelize_module,
-)
-from torch.optim import SGD, Optimizer
-
-from ignite_act import Diagnostics, GradientStats
-from ignite_act.collect import GradientCollector
-
-STEPS, BATCH = 4, 8
-Twin = dict[str, list[tuple[float, float]]]  # layer -> mean and maximum of the whole gradient at every step
-
-
-class Net(nn.Module):
-    """Layers whose sizes two processes cannot share evenly; the last one has a single row."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.first = nn.Linear(7, 5)
-        self.block = nn.Sequential(nn.Linear(5, 9), nn.ReLU(), nn.Linear(9, 3))
-        self.last = nn.Linear(3, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(torch.tanh(self.block(F.relu(self.first(x)))))
-
-
-LAYERS = ["first", "block.0", "block.2", "last"]
-
-
-class Tied(nn.Module):
-    """A weight that two layers share."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.second = nn.Linear(7, 7), nn.Linear(7, 7)
-        self.second.weight = self.first.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.second(torch.tanh(self.first(x))).sum(1, keepdim=True)
-
-
-def batch(step: int, rank: int | None) -> tuple[Tensor, Tensor]:
-    """The samples of one step that a process gets; all of them for None."""
-    generator = torch.Generator().manual_seed(step)
-    x, y = torch.randn(2 * BATCH, 7, generator=generator), torch.randn(2 * BATCH, 1, generator=generator)
-    return (x, y) if rank is None else (x[rank::2], y[rank::2])
-
-
-def note_whole(model: nn.Module, twin: Twin) -> None:
-    """Brings every gradient together and notes its mean and maximum: a collective call."""
-    for full_name, parameter in model.named_parameters():
-        gradient = parameter.grad
-        if isinstance(parameter, DTensor):
-            sizes = torch.tensor([-1.0]) if gradient is None else gradient.full_tensor().abs().double()
-            total, count, peak = sizes.sum(), sizes.numel(), sizes.max()
-        else:
-            sizes = torch.zeros(0) if gradient is None else gradient.abs().double()
-            sums = torch.tensor([sizes.sum(), sizes.numel()], dtype=torch.float64)
-            peak = sizes.max() if sizes.numel() else torch.tensor(0.0, dtype=torch.float64)
-            if distributed.is_initialized():
-                distributed.all_reduce(sums)
-                distributed.all_reduce(peak, distributed.ReduceOp.MAX)
-            total, count = sums.tolist()
-        name = full_name.replace("_fsdp_wrapped_module.", "").removesuffix(".weight")
-        if count and peak >= 0:
-            twin.setdefault(name, []).append((float(total) / count, float(peak)))
-
-
-def steps(model: nn.Module, rank: int | None, *, accumulate: Any = None, before: Any = None, **options: Any) -> Twin:
-    """Some steps of training; what the whole gradients were."""
-    optimizer, twin = SGD(model.parameters(), **{"lr": 0.05, "foreach": False, **options}), {}
-    for step in range(STEPS):
-        optimizer.zero_grad()
-        if accumulate is not None:
-            with accumulate(model):
-                x, y = batch(100 + step, rank)
-                F.mse_loss(model(x), y).backward()
-        x, y = batch(step, rank)
-        F.mse_loss(model(x), y).backward()
-        if before is not None:
-            before(model, step)
-        note_whole(model, twin)
-        optimizer.step()
-    return twin
-
-
-def watched(model: nn.Module, rank: int, *, layers: Any = None, sync: bool = True, **options: Any) -> dict[str, Any]:
-    with GradientCollector(model, layers=layers) as collector:
-        twin = steps(model, rank, **options)
-        rows = collector.finish(sync=sync)
-    return {"rows": rows, "unseen": dict(collector.coverage.unseen), "twin": twin}
-
-
-def fsdp1(**options: Any) -> nn.Module:
-    return FullyShardedDataParallel(Net(), **{"device_id": torch.device("cpu"), "use_orig_params": True, **options})
-
-
-def nested() -> nn.Module:
-    model = Net()
-    options: dict[str, Any] = {"device_id": torch.device("cpu"), "use_orig_params": True}
-    model.block = FullyShardedDataParallel(model.block, **options)
-    return FullyShardedDataParallel(model, **options)
-
-
-def ignoring() -> nn.Module:
-    model = Net()
-    options: dict[str, Any] = {"device_id": torch.device("cpu"), "use_orig_params": True}
-    return FullyShardedDataParallel(model, ignored_states=list(model.first.parameters()), **options)
-
-
-def reduce_ignored(model: nn.Module, step: int) -> None:
-    """What FSDP leaves to the user: the gradients of what it ignores."""
-    for name, parameter in model.named_parameters():
-        if "first" in name:
-            distributed.all_reduce(parameter.grad, distributed.ReduceOp.AVG if False else distributed.ReduceOp.SUM)
-            parameter.grad /= 2
-
-
-def fsdp2(model: nn.Module | None = None, mesh: tuple[int, ...] = (2,), **options: Any) -> nn.Module:
-    model = Net() if model is None else model
-    own = init_device_mesh("cpu", mesh, mesh_dim_names=("replicate", "shard")[-len(mesh) :])
-    if isinstance(model, Net):
-        fully_shard(model.block, mesh=own, **options)
-    return fully_shard(model, mesh=own, **options)
-
-
-@contextlib.contextmanager
-def without_sync(model: Any) -> Iterator[None]:
-    model.set_requires_gradient_sync(False)
-    yield
-    model.set_requires_gradient_sync(True)
-
-
-def tensor_parallel() -> nn.Module:
-    plan = {"block.0": ColwiseParallel(), "block.2": RowwiseParallel()}
-    return parallelize_module(Net(), init_device_mesh("cpu", (2,)), plan)
-
-
-def copies() -> nn.Module:
-    """Every process holds the whole of every parameter, as DTensors."""
-    model, mesh = Net(), init_device_mesh("cpu", (2,))
-    for module in model.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            setattr(module, name, nn.Parameter(distribute_tensor(parameter.data, mesh, [Replicate()])))
-    return model
-
-
-def break_one(model: nn.Module, step: int) -> None:
-    """At one step a NaN in the part of the second process, while that of the first one is huge."""
-    if step == 1:
-        parameter = dict(model.named_parameters())[next(n for n, _ in model.named_parameters() if "block.0.w" in n)]
-        gradient = parameter.grad.to_local() if isinstance(parameter.grad, DTensor) else parameter.grad
-        gradient[0] = math.nan if distributed.get_rank() else 1e25
-
-
-def forward_without_backward(model: nn.Module, step: int) -> None:
-    pass
-
-
-def evaluated(model: nn.Module, rank: int) -> dict[str, Any]:
-    """A forward without a backward, after which FSDP2 leaves other parameters in place, ends the window."""
-    with GradientCollector(model) as collector:
-        twin = steps(model, rank)
-        with torch.no_grad():
-            model(batch(0, rank)[0])
-        rows = collector.finish()
-        again = steps(model, rank)
-        return {"rows": rows, "unseen": dict(collector.coverage.unseen), "twin": twin}, {
-            "rows": collector.finish(),
-            "unseen": dict(collector.coverage.unseen),
-            "twin": again,
-        }
-
-
-def partial_gradients(rank: int) -> dict[str, Any]:
-    """Sequence parallelism: the gradient of a norm is a sum that only the optimizer's step brings together."""
-
-    class Normed(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            torch.manual_seed(0)
-            self.norm, self.out = nn.LayerNorm((4, 7)), nn.Linear(7, 1)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.out(self.norm(x))
-
-    mesh = init_device_mesh("cpu", (2,))
-    model = Normed()
-    parallelize_module(model, mesh, {"norm": SequenceParallel(sequence_dim=0, use_local_output=True)})
-    optimizer = SGD(model.parameters(), lr=0.05, foreach=False)
-    with GradientCollector(model) as collector:
-        for step in range(2):
-            optimizer.zero_grad()
-            torch.manual_seed(step)
-            model(torch.randn(3, 4, 7)).square().mean().backward()
-            optimizer.step()
-        rows = collector.finish()
-    return {"rows": rows, "unseen": dict(collector.coverage.unseen), "twin": {}}
-
-
-SAME_AS_ONE = {  # what one process that trains on the whole batch would measure
-    "fsdp1": lambda rank: watched(fsdp1(), rank),
-    "fsdp1 nested": lambda rank: watched(nested(), rank),
-    "fsdp1 sharding the optimizer only": lambda rank: watched(
-        fsdp1(sharding_strategy=ShardingStrategy.SHARD_GRAD_OP), rank
-    ),
-    "fsdp1 not sharding": lambda rank: watched(fsdp1(sharding_strategy=ShardingStrategy.NO_SHARD), rank),
-    "fsdp1 offloading": lambda rank: watched(fsdp1(cpu_offload=CPUOffload(offload_params=True)), rank),
-    "fsdp1 ignoring a layer": lambda rank: watched(ignoring(), rank, before=reduce_ignored),
-    "fsdp2": lambda rank: watched(fsdp2(), rank),
-    "fsdp2 kept gathered": lambda rank: watched(fsdp2(reshard_after_forward=False), rank),
-    "fsdp2 offloading": lambda rank: watched(fsdp2(offload_policy=CPUOffloadPolicy(pin_memory=False)), rank),
-    "fsdp2 with copies": lambda rank: watched(fsdp2(mesh=(2, 1)), rank),
-    "fsdp2 with a mesh of two dimensions": lambda rank: watched(fsdp2(mesh=(1, 2)), rank),
-    "tensor parallel": lambda rank: watched(tensor_parallel(), None),
-    "copies": lambda rank: watched_copies(),
-}
-SAME_AS_TORCH: dict[str, Callable[[int], Any]] = {  # what torch brings together
-    "fsdp1 mixed": lambda rank: watched(
-        fsdp1(mixed_precision=MixedPrecision(torch.bfloat16, torch.float32)), rank
-    ),
-    "fsdp1 low gradients": lambda rank: watched(
-        fsdp1(mixed_precision=MixedPrecision(torch.bfloat16, keep_low_precision_grads=True)), rank, lr=0.0
-    ),
-    "fsdp1 accumulating": lambda rank: watched(fsdp1(), rank, accumulate=lambda model: model.no_sync()),
-    "fsdp1 clipping": lambda rank: watched(fsdp1(), rank, before=lambda model, step: model.clip_grad_norm_(0.01)),
-    "fsdp1 tied": lambda rank: watched(
-        FullyShardedDataParallel(Tied(), device_id=torch.device("cpu"), use_orig_params=True), rank, layers="second"
-    ),
-    "fsdp2 mixed": lambda rank: watched(
-        fsdp2(mp_policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32)), rank
-    ),
-    "fsdp2 accumulating": lambda rank: watched(fsdp2(), rank, accumulate=without_sync),
-    "fsdp2 clipping": lambda rank: watched(
-        fsdp2(), rank, before=lambda model, step: nn.utils.clip_grad_norm_(model.parameters(), 0.01)
-    ),
-    "fsdp2 tied": lambda rank: watched(fsdp2(Tied()), rank, layers="second"),
-    "fsdp2 evaluated": lambda rank: evaluated(fsdp2(), rank)[0],
-    "fsdp2 after an evaluation": lambda rank: evaluated(fsdp2(), rank)[1],
-    "fsdp1 after an evaluation": lambda rank: evaluated(fsdp1(), rank)[1],
-    "fsdp1 broken": lambda rank: watched(fsdp1(), rank, before=break_one, lr=0.0),
-    "fsdp2 broken": lambda rank: watched(fsdp2(), rank, before=break_one, lr=0.0),
-    "fsdp1 biases": lambda rank: watched(fsdp1(), rank, layers="*.bias"),
-    "fsdp2 biases": lambda rank: watched(fsdp2(), rank, layers="*.bias"),
-}
-OTHERS: dict[str, Callable[[int], Any]] = {
-    "fsdp1 flat": lambda rank: watched(fsdp1(use_orig_params=False), rank),
-    "fsdp1 below": lambda rank: below(rank),
-    "fsdp1 alone": lambda rank: watched(fsdp1(), rank, sync=False),
-    "fsdp2 alone": lambda rank: watched(fsdp2(), rank, sync=False),
-    "partial": partial_gradients,
-}
-
-
-def watched_copies() -> dict[str, Any]:
-    """Copies on DTensors take DTensors in and give DTensors out."""
-    model, mesh = copies(), init_device_mesh("cpu", (2,))
-    optimizer, twin = SGD(model.parameters(), lr=0.05), {}
-    with GradientCollector(model) as collector:
-        for step in range(STEPS):
-            optimizer.zero_grad()
-            x, y = (distribute_tensor(part, mesh, [Replicate()]) for part in batch(step, None))
-            F.mse_loss(model(x), y).backward()
-            note_whole(model, twin)
-            optimizer.step()
-        rows = collector.finish()
-    return {"rows": rows, "unseen": dict(collector.coverage.unseen), "twin": twin}
-
-
-def below(rank: int) -> dict[str, Any]:
-    """The module inside FSDP is watched instead of what FSDP returned."""
-    model = fsdp1()
-    with GradientCollector(model.module) as collector:
-        twin = steps(model, rank)
-        rows = collector.finish()
-    return {"rows": rows, "unseen": dict(collector.coverage.unseen), "twin": twin}
-
-
-def work(rank: int, folder: str) -> None:
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    everything = {**SAME_AS_ONE, **SAME_AS_TORCH, **OTHERS}
-    results = {}
-    for name, scenario in everything.items():
-        try:
-            results[name] = scenario(rank)
-        except Exception as error:
-            import traceback
-
-            results[name] = {"error": f"{type(error).__name__}: {error}", "trace": traceback.format_exc()}
-    (Path(folder) / f"{rank}.json").write_text(json.dumps(results))
-    distributed.destroy_process_group()
+from sharding import CHOSEN, LAYERS, SAME_AS_ONE, SAME_AS_TORCH, Net, Twin, sgd, steps, work
+from torch import multiprocessing
 
 
 @pytest.fixture(scope="module")
@@ -334,3 +21,77 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("shards")
     multiprocessing.spawn(work, (str(folder),), nprocs=2)
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def check(rows: dict[str, Any], twin: Twin, layers: list[str]) -> None:
+    """The definition: mean over the finite steps of mean(|g|) of the whole gradient, and the largest |g| there."""
+    assert list(rows) == layers
+    for name, row in rows.items():
+        finite = [(mean, peak) for mean, peak in twin[name] if math.isfinite(mean)]
+        assert row["mean_abs"] == pytest.approx(sum(mean for mean, _ in finite) / len(finite), rel=1e-5)
+        assert row["max_abs"] == pytest.approx(max(peak for _, peak in finite), rel=1e-5)
+        assert (row["steps"], row["nonfinite"]) == (len(twin[name]), len(twin[name]) - len(finite))
+
+
+@pytest.mark.parametrize("name", SAME_AS_ONE)
+def test_the_whole_gradient_is_what_one_process_measures(together: Any, name: str) -> None:
+    """However the weights are shared, both processes have the numbers of one that trains on the whole batch."""
+    model = Net(8 if name == "tensor parallel" else 9)
+    twin = steps(model, None, sgd(model))
+    for result in together:
+        check(result[name]["rows"], twin, LAYERS)
+        assert result[name]["unseen"] == {}
+
+
+@pytest.mark.parametrize("name", [*SAME_AS_TORCH, *CHOSEN])
+def test_the_whole_gradient_is_what_torch_brings_together(together: Any, name: str) -> None:
+    """Mixed precision, accumulation, clipping, evaluations, resumed windows, ties and choices are looked through."""
+    for result in together:
+        check(result[name]["rows"], result[name]["twin"], CHOSEN[name][1] if name in CHOSEN else LAYERS)
+        assert result[name]["unseen"] == {}
+    assert together[0][name]["rows"] == together[1][name]["rows"]
+
+
+@pytest.mark.parametrize("name", ["fsdp1 broken", "fsdp2 broken"])
+def test_a_step_broken_in_one_part_is_broken(together: Any, name: str) -> None:
+    """A NaN in one process's part makes the step one of the non-finite ones, and what the other held is left out."""
+    for result in together:
+        row = result[name]["rows"]["block.0"]
+        assert (row["nonfinite"], row["first_nonfinite_iteration"], row["steps"]) == (3, 2, 4)
+        assert row["max_abs"] < 1e3
+        assert result[name]["rows"]["block.2"]["nonfinite"] == 2
+
+
+def test_a_flat_parameter_is_named(together: Any) -> None:
+    """A parameter that stands for many is no layer: the coverage says what to do."""
+    for result in together:
+        assert result["fsdp1 flat"]["rows"] == {}
+        (name, reason), *others = result["fsdp1 flat"]["unseen"].items()
+        assert (name, others) == ("_flat_param", [])
+        assert "use_orig_params=True" in reason
+
+
+def test_layers_whose_shape_is_out_of_reach_are_named(together: Any) -> None:
+    """Inside FSDP the weights are flat and nothing says what they were: the coverage says what to watch."""
+    for result in together:
+        assert result["fsdp1 from below"]["rows"] == {}
+        assert set(LAYERS) <= set(result["fsdp1 from below"]["unseen"])
+        assert "watch the model that FSDP returned" in result["fsdp1 from below"]["unseen"]["block.0"]
+
+
+@pytest.mark.parametrize("name", ["fsdp1 alone", "fsdp1 unreachable", "fsdp2 alone"])
+def test_what_one_process_knows_is_called_that(together: Any, name: str) -> None:
+    """Without the others the rows are those of this process's parts, and the coverage says so."""
+    for result in together:
+        rows, unseen = result[name]["rows"], result[name]["unseen"]
+        assert unseen["other shards"].endswith("sharded layers are those of this process's shards")
+        assert all("no part of it" in unseen[layer] for layer in LAYERS if layer not in rows)
+        assert set(rows) | set(unseen) >= set(LAYERS)
+    assert together[0][name]["rows"] != together[1][name]["rows"]
+
+
+def test_sums_that_are_not_final_are_named(together: Any) -> None:
+    """A gradient that the optimizer's step still has to add up is listed; the other layers are measured."""
+    for result in together:
+        assert list(result["partial"]["rows"]) == ["out"]
+        assert "partial sum" in result["partial"]["unseen"]["norm"]
