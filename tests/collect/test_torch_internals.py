@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 import warnings
@@ -35,6 +36,7 @@ PLAIN = torch.arange(6.0).reshape(3, 2)
 @pytest.fixture(scope="module")
 def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DeviceMesh]:
     """Two processes, of which this is the first and there is no second: enough for what needs no collective."""
+    importlib.import_module("torch.testing._internal.distributed.fake_pg")  # registers the backend
     store = distributed.FileStore(str(tmp_path_factory.mktemp("store") / "store"), 2)
     distributed.init_process_group("fake", store=store, rank=0, world_size=2)
     yield init_device_mesh("cpu", (2,))
@@ -86,7 +88,7 @@ def test_a_subclass_of_the_users_own_is_itself() -> None:
 
     tensor = PLAIN.as_subclass(Own)
     assert local_part(tensor) is tensor
-    assert not is_sharded(tensor) and not is_partial(tensor) and not is_unreadable(tensor)
+    assert (is_sharded(tensor), is_partial(tensor), is_unreadable(tensor)) == (False, False, False)
 
 
 def test_shards_copies_and_sums_are_told_apart(mesh: DeviceMesh) -> None:
@@ -95,8 +97,8 @@ def test_shards_copies_and_sums_are_told_apart(mesh: DeviceMesh) -> None:
     assert set(found.values()) == {(True, False)}
     assert (is_sharded(placed(mesh, Replicate())), is_partial(placed(mesh, Replicate()))) == (False, False)
     assert (is_sharded(placed(mesh, Partial())), is_partial(placed(mesh, Partial()))) == (False, True)
-    one = init_device_mesh("cpu", (1, 2))
-    tensor = DTensor.from_local(PLAIN, one, [Shard(0), Replicate()], run_check=False)
+    flat = init_device_mesh("cpu", (1, 2))
+    tensor = DTensor.from_local(PLAIN, flat, [Shard(0), Replicate()], run_check=False)
     assert (is_sharded(tensor), is_partial(tensor)) == (False, False)
 
 
