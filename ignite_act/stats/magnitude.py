@@ -224,7 +224,7 @@ def magnitude(tensors: Sequence[Tensor | None], sizes: Tensor, scratch: Tensor) 
         elif tensor.dtype == scratch.dtype and tensor.is_contiguous() and tensor.device == scratch.device:
             total, maximum = _by_pieces(tensor.view(-1), scratch)
         else:
-            absolute = tensor.abs()
+            absolute = widened(tensor).abs()
             total, maximum = absolute.sum(dtype=accumulator_dtype(tensor.device)), absolute.amax()
         totals.append(total)
         maxima.append(maximum)
@@ -257,13 +257,18 @@ def _stacked(numbers: list[Tensor], device: torch.device) -> Tensor:
     return torch.stack([number if number.dtype == wide else number.to(wide) for number in numbers])
 
 
+def widened(values: Tensor) -> Tensor:
+    """Floating-point numbers of 8 bits as float32, since torch computes little with them; others as they are."""
+    return values.float() if values.is_floating_point() and values.dtype.itemsize == 1 else values
+
+
 def largest(values: Tensor) -> Tensor:
     """max(\\|x\\|) as ``()``, NaN if there is one among the values.
 
     Args:
         values: of any shape, at least one.
     """
-    values = values.detach()
+    values = widened(values.detach())
     if values.is_complex():
         return values.abs().amax()
     low, high = torch.aminmax(values)
@@ -288,5 +293,6 @@ def change(before: Tensor, after: Tensor, along: Tensor | None) -> tuple[Tensor,
             loops.add_change(a, b, c, sums)
             moved, size, product = (torch.tensor(value) for value in sums)
             return moved / before.numel(), size / before.numel(), product
+    before, after, along = map(widened, together)
     moved = after - before
     return moved.abs().mean(), before.abs().mean(), (moved * along).sum().real
