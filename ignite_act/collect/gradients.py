@@ -40,6 +40,10 @@ class GradientCollector(Collector):
     clipping; each step weighs the same. A layer is named after the module that owns the weight; parameters that are
     not called ``weight`` keep their full name. Tensors of one dimension are left out unless ``layers`` asks for them.
 
+    Where every process holds a part of a weight (FSDP, tensor parallelism), the row is that of the whole weight: parts
+    weigh by their size, and a step that is not finite in one of them counts as such. If the processes are not brought
+    together, it is that of this process's part, and the coverage says so. A gradient that cannot be read is listed.
+
     Args:
         model: the model.
         optimizer: follow the steps of this optimizer, or of these, only; by default of every optimizer that owns

@@ -70,6 +70,7 @@ def find_layers(model: nn.Module, patterns: tuple[Pattern, ...] | None) -> Layer
     labels: dict[int, list[Label]] = {}
     modules = dict(model.named_modules(remove_duplicate=False))
     vectors: dict[str, str] = {}
+    told: set[int] = set()  # parameters that have a row or a reason
     for full_name, parameter in model.named_parameters():
         layers.parameters.add(id(parameter))
         layer = clean(full_name).removesuffix(".weight")
@@ -81,16 +82,18 @@ def find_layers(model: nn.Module, patterns: tuple[Pattern, ...] | None) -> Layer
         if lazy or (lost and not _selects(patterns, own, 1)):
             if _selects(patterns, own, 2):
                 layers.unseen[layer] = _LAZY if lazy else _FLAT if is_flat(parameter) else _OUT_OF_REACH
+                told.add(id(parameter))
         elif _selects(patterns, own, dimensions):
             sharded = piece.sharded if piece is not None else is_sharded(parameter)
             size = max(local_part(parameter).numel(), 1)
             layers.chosen[id(parameter)] = Layer(layer, len(layers.chosen), size, sharded)
+            told.add(id(parameter))
         else:
             vectors[layer] = _VECTOR
     if patterns is None and not layers.chosen:
         layers.unseen |= vectors if layers.parameters else {"the model": "it has no parameters"}
     for pattern in patterns or ():
-        reason = _why_nothing(pattern, labels, layers)
+        reason = _why_nothing(pattern, labels, told)
         if reason:
             layers.unseen[pattern if isinstance(pattern, str) else pattern.__name__] = reason
     return layers
@@ -143,11 +146,11 @@ def _asks_for_vectors(pattern: Pattern, owner: type[nn.Module]) -> bool:
     return pattern.split(".")[-1] != "*"
 
 
-def _why_nothing(pattern: Pattern, labels: dict[int, list[Label]], layers: Layers) -> str:
+def _why_nothing(pattern: Pattern, labels: dict[int, list[Label]], told: set[int]) -> str:
     """Why a pattern chose nothing; empty if it did."""
     fitting = [key for key, own in labels.items() if any(matches(pattern, name, kind) for name, kind in own)]
     if not fitting:
         return "no parameter of the model fits this choice"
-    if layers.unseen or any(key in layers.chosen for key in fitting):
+    if told.intersection(fitting):
         return ""
     return "only tensors of one dimension fit this choice: choose them by their names to measure them"

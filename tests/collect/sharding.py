@@ -155,6 +155,11 @@ def ignoring() -> nn.Module:
     return wrapped(model, ignored_states=list(model.first.parameters()))
 
 
+def ignoring2() -> nn.Module:
+    model = Net()
+    return fsdp2(model, ignored_params=set(model.first.parameters()))
+
+
 def reduce_ignored(model: nn.Module, step: int) -> None:
     """What FSDP leaves to the user: the gradients of what it ignores."""
     for name, parameter in model.named_parameters():
@@ -244,6 +249,31 @@ def below_an_engine(rank: int) -> dict[str, Any]:
     return {"rows": handler.result, "unseen": dict(handler.coverage.unseen), "twin": twin}
 
 
+def several_optimizers(model: nn.Module, rank: int) -> dict[str, Any]:
+    """One optimizer a layer: a process may hold nothing of what one of them steps, and still counts its steps.
+
+    The layer in the middle breaks in one process after a step of an optimizer of which that one holds nothing.
+    """
+    owned = [[p for n, p in model.named_parameters() if name in n] for name in ("last", "block", "first")]
+    optimizers = [SGD(parameters, 0.0, foreach=False) for parameters in owned]
+    twin = Twin()
+    with GradientCollector(model) as collector:
+        for step in range(STEPS):
+            model.zero_grad()
+            x, y = batch(step, rank)
+            F.mse_loss(model(x), y).backward()
+            break_one(model, step)
+            note_whole(model, twin)
+            for optimizer in optimizers:
+                optimizer.step()
+        return finished(collector, twin)
+
+
+def frozen(model: Net) -> Net:
+    model.first.requires_grad_(False)
+    return model
+
+
 def unreachable(rank: int) -> dict[str, Any]:
     """The processes cannot be brought together at the end of the window."""
 
@@ -312,6 +342,7 @@ SAME_AS_ONE: dict[str, Callable[[int], Any]] = {  # what one process that trains
     "fsdp1 ignoring a layer": lambda rank: watched(ignoring(), rank, before=reduce_ignored),
     "fsdp2": lambda rank: watched(fsdp2(), rank),
     "fsdp2 gathered": lambda rank: watched(fsdp2(reshard_after_forward=False), rank),
+    "fsdp2 ignoring a layer": lambda rank: watched(ignoring2(), rank, before=reduce_ignored),
     "fsdp2 offloading": lambda rank: watched(fsdp2(offload_policy=CPUOffloadPolicy(pin_memory=False)), rank),
     "fsdp2 with copies": lambda rank: watched(fsdp2(mesh=(2, 1)), rank),
     "fsdp2 on a mesh of two dimensions": lambda rank: watched(fsdp2(mesh=(1, 2)), rank),
@@ -328,6 +359,8 @@ SAME_AS_TORCH: dict[str, Callable[[int], Any]] = {  # what torch brings together
     "fsdp1 evaluated": lambda rank: evaluated(fsdp1(), rank),
     "fsdp1 resumed": lambda rank: resumed(fsdp1(), rank),
     "fsdp1 broken": lambda rank: watched(fsdp1(), rank, before=break_one, lr=0.0),
+    "fsdp1 with several optimizers": lambda rank: several_optimizers(fsdp1(), rank),
+    "fsdp2 with several optimizers": lambda rank: several_optimizers(fsdp2(), rank),
     "fsdp2 mixed": lambda rank: watched(fsdp2(mp_policy=MixedPrecisionPolicy(torch.bfloat16, torch.float32)), rank),
     "fsdp2 accumulating": lambda rank: watched(fsdp2(), rank, accumulate=without_sync),
     "fsdp2 clipping": lambda rank: watched(
@@ -346,6 +379,8 @@ CHOSEN: dict[str, tuple[Callable[[int], Any], list[str]]] = {
     "fsdp1 below an engine": (below_an_engine, ["block.0"]),
 }
 OTHERS: dict[str, Callable[[int], Any]] = {
+    "fsdp1 frozen": lambda rank: watched(wrapped(frozen(Net())), rank),
+    "fsdp2 frozen": lambda rank: watched(fsdp2(frozen(Net())), rank),
     "fsdp1 flat": lambda rank: watched(fsdp1(use_orig_params=False), rank),
     "fsdp1 from below": lambda rank: watched_from_below(rank),
     "fsdp1 alone": lambda rank: watched(fsdp1(), rank, sync=False),

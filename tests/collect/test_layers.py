@@ -194,3 +194,13 @@ def test_layers_that_are_partly_frozen_or_empty_have_their_own_reasons() -> None
         "idle": "no",
     }
     assert unseen["whole"] == "it holds whole numbers (torch.int8), which have no gradient"
+
+
+def test_each_choice_has_its_own_reason() -> None:
+    """A choice that finds nothing does not hide that another one finds nothing, for another reason."""
+    model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.LazyLinear(2))
+    with GradientCollector(model, layers=["no", "1.*", "2"]) as collector:
+        assert collector.finish() == {}
+    unseen = collector.coverage.unseen
+    assert list(unseen) == ["2", "no", "1.*"]
+    assert len(set(unseen.values())) == 3

@@ -95,3 +95,11 @@ def test_sums_that_are_not_final_are_named(together: Any) -> None:
     for result in together:
         assert list(result["partial"]["rows"]) == ["out"]
         assert "partial sum" in result["partial"]["unseen"]["norm"]
+
+
+@pytest.mark.parametrize("name", ["fsdp1 frozen", "fsdp2 frozen"])
+def test_frozen_layers_are_listed_by_every_process(together: Any, name: str) -> None:
+    """A frozen layer is frozen also where a process holds nothing of it."""
+    for result in together:
+        check(result[name]["rows"], result[name]["twin"], LAYERS[1:])
+        assert result[name]["unseen"] == {"first": "it is frozen (requires_grad is False)"}
