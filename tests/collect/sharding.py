@@ -16,6 +16,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from ignite.engine import Engine
+from sharded_models import (
+    Net,
+    Tied,
+    copies,
+    frozen,
+    fsdp1,
+    fsdp2,
+    ignoring,
+    ignoring_by_fsdp2,
+    nested,
+    tensor_parallel,
+    wrapped,
+)
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import (
@@ -24,12 +37,9 @@ from torch.distributed.fsdp import (
     MixedPrecision,
     MixedPrecisionPolicy,
     ShardingStrategy,
-    fully_shard,
 )
 from torch.distributed.tensor import DTensor, Replicate, distribute_tensor
 from torch.distributed.tensor.parallel import (
-    ColwiseParallel,
-    RowwiseParallel,
     SequenceParallel,
     parallelize_module,
 )
@@ -43,34 +53,7 @@ STEPS, BATCH = 4, 8
 Twin = dict[str, list[tuple[float, float]]]  # layer -> mean and maximum of the whole gradient at every step
 
 
-class Net(nn.Module):
-    """Layers whose sizes two processes cannot share evenly; the last one has a single row."""
-
-    def __init__(self, hidden: int = 9) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.first = nn.Linear(7, 5)
-        self.block = nn.Sequential(nn.Linear(5, hidden), nn.ReLU(), nn.Linear(hidden, 3))
-        self.last = nn.Linear(3, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(torch.tanh(self.block(F.relu(self.first(x)))))
-
-
 LAYERS, BIASES = ["first", "block.0", "block.2", "last"], ["first.bias", "block.0.bias", "block.2.bias"]
-
-
-class Tied(nn.Module):
-    """A weight that two layers share."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.second = nn.Linear(7, 7), nn.Linear(7, 7)
-        self.second.weight = self.first.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.second(torch.tanh(self.first(x))).sum(1, keepdim=True)
 
 
 def batch(step: int, rank: int | None) -> tuple[Tensor, Tensor]:
@@ -136,30 +119,6 @@ def watched(
         return finished(collector, steps(model, rank, sgd(model, lr), **options), sync=sync)
 
 
-def wrapped(model: nn.Module, **options: Any) -> FullyShardedDataParallel:
-    return FullyShardedDataParallel(model, **{"device_id": torch.device("cpu"), "use_orig_params": True, **options})
-
-
-def fsdp1(**options: Any) -> FullyShardedDataParallel:
-    return wrapped(Net(), **options)
-
-
-def nested() -> nn.Module:
-    model = Net()
-    model.block = wrapped(model.block)
-    return wrapped(model)
-
-
-def ignoring() -> nn.Module:
-    model = Net()
-    return wrapped(model, ignored_states=list(model.first.parameters()))
-
-
-def ignoring2() -> nn.Module:
-    model = Net()
-    return fsdp2(model, ignored_params=set(model.first.parameters()))
-
-
 def reduce_ignored(model: nn.Module, step: int) -> None:
     """What FSDP leaves to the user: the gradients of what it ignores."""
     for name, parameter in model.named_parameters():
@@ -168,33 +127,11 @@ def reduce_ignored(model: nn.Module, step: int) -> None:
             parameter.grad /= 2
 
 
-def fsdp2(model: nn.Module | None = None, mesh: tuple[int, ...] = (2,), **options: Any) -> nn.Module:
-    model = Net() if model is None else model
-    own = init_device_mesh("cpu", mesh, mesh_dim_names=("replicate", "shard")[-len(mesh) :])
-    if isinstance(model, Net):
-        fully_shard(model.block, mesh=own, **options)
-    return fully_shard(model, mesh=own, **options)
-
-
 @contextlib.contextmanager
 def without_sync(model: Any) -> Iterator[None]:
     model.set_requires_gradient_sync(False)
     yield
     model.set_requires_gradient_sync(True)
-
-
-def tensor_parallel() -> nn.Module:
-    plan = {"block.0": ColwiseParallel(), "block.2": RowwiseParallel()}
-    return parallelize_module(Net(8), init_device_mesh("cpu", (2,)), plan)
-
-
-def copies() -> nn.Module:
-    """Every process holds the whole of every parameter, as DTensors."""
-    model, mesh = Net(), init_device_mesh("cpu", (2,))
-    for module in model.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            setattr(module, name, nn.Parameter(distribute_tensor(parameter.data, mesh, [Replicate()])))
-    return model
 
 
 def break_one(model: nn.Module, step: int) -> None:
@@ -269,11 +206,6 @@ def several_optimizers(model: nn.Module, rank: int) -> dict[str, Any]:
         return finished(collector, twin)
 
 
-def frozen(model: Net) -> Net:
-    model.first.requires_grad_(False)
-    return model
-
-
 def unreachable(rank: int) -> dict[str, Any]:
     """The processes cannot be brought together at the end of the window."""
 
@@ -342,7 +274,7 @@ SAME_AS_ONE: dict[str, Callable[[int], Any]] = {  # what one process that trains
     "fsdp1 ignoring a layer": lambda rank: watched(ignoring(), rank, before=reduce_ignored),
     "fsdp2": lambda rank: watched(fsdp2(), rank),
     "fsdp2 gathered": lambda rank: watched(fsdp2(reshard_after_forward=False), rank),
-    "fsdp2 ignoring a layer": lambda rank: watched(ignoring2(), rank, before=reduce_ignored),
+    "fsdp2 ignoring a layer": lambda rank: watched(ignoring_by_fsdp2(), rank, before=reduce_ignored),
     "fsdp2 offloading": lambda rank: watched(fsdp2(offload_policy=CPUOffloadPolicy(pin_memory=False)), rank),
     "fsdp2 with copies": lambda rank: watched(fsdp2(mesh=(2, 1)), rank),
     "fsdp2 on a mesh of two dimensions": lambda rank: watched(fsdp2(mesh=(1, 2)), rank),

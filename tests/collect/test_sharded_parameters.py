@@ -11,7 +11,8 @@ import math
 from typing import Any
 
 import pytest
-from sharding import CHOSEN, LAYERS, SAME_AS_ONE, SAME_AS_TORCH, Net, Twin, sgd, steps, work
+from sharded_models import Net
+from sharding import CHOSEN, LAYERS, SAME_AS_ONE, SAME_AS_TORCH, Twin, sgd, steps, work
 from torch import multiprocessing
 
 
