@@ -9,9 +9,10 @@ class LostProcessError(Exception):
     """One of several processes that train together died or fell silent; exit code 1."""
 
 
-def one_line(text: object) -> str:
-    """The text in one line, and `printable`."""
-    return printable(" ".join(str(text).split()))
+def one_line(text: object, limit: int | None = None) -> str:
+    """The text in one line, and `printable`; cut where it is longer than ``limit`` characters."""
+    line = printable(" ".join(str(text).split()))
+    return line if limit is None or len(line) <= limit else line[: limit - 1].rstrip() + "…"
 
 
 def printable(text: str) -> str:

@@ -118,7 +118,11 @@ def training(folder: Path, inject: Callable[[], None]) -> tuple[dict[str, Any], 
 
     trainer, evaluator = Engine(step), Engine(evaluate)
     trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: evaluator.run(data[:1]))
-    sinks = [ConsoleSink(lambda line: None, tables=True), JsonLinesSink(folder / "reports.jsonl"), TensorBoardSink(folder)]
+    sinks = [
+        ConsoleSink(lambda line: None, tables=True),
+        JsonLinesSink(folder / "reports.jsonl"),
+        TensorBoardSink(folder),
+    ]
     diagnostics = Diagnostics(model, optimizer, every=1, sinks=sinks).attach(trainer, evaluator)
     GradientStats(model).attach(trainer, "others")
     inject()

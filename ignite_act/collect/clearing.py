@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
-from ignite_act.collect.torch_internals import backward_number, is_unreadable, local_part, version
+from ignite_act.collect.torch_internals import backward_number, local_part, version, why_unreadable
 from ignite_act.guard import Owner, guarded
 from ignite_act.stats.weights import peaks
 
@@ -105,6 +105,6 @@ class _Gradient:
 
 def _is_left(gradient: Tensor | None) -> Tensor:
     """1 if a gradient is there and not zero, as ``()``, int64."""
-    if gradient is None or is_unreadable(gradient):
+    if gradient is None or why_unreadable(gradient):
         return torch.zeros((), dtype=torch.int64)
     return (peaks([local_part(gradient)])[0] != 0).long()

@@ -9,21 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
 from ignite_act.collect import optimizers
 from ignite_act.collect.base import Collector, Every
-from ignite_act.collect.names import Pattern, Patterns, as_patterns, clean, matches
+from ignite_act.collect.layers import Layer, find_layers, why_unseen
+from ignite_act.collect.names import Patterns, as_patterns
+from ignite_act.collect.reading import LONGEST_REASON, measure, split_readable
+from ignite_act.errors import one_line
 from ignite_act.guard import reason_of
-from ignite_act.stats import ABSENT, SCRATCH, Magnitude, magnitude
-
-
-@dataclass(frozen=True)
-class _Layer:
-    name: str
-    index: int
-    size: int
+from ignite_act.stats import ABSENT, SCRATCH, Magnitude, ShardedMagnitude
 
 
 @dataclass
@@ -44,6 +39,10 @@ class GradientCollector(Collector):
     The gradients are read when an optimizer is about to use them: after accumulation, unscaling, all-reduce and
     clipping; each step weighs the same. A layer is named after the module that owns the weight; parameters that are
     not called ``weight`` keep their full name. Tensors of one dimension are left out unless ``layers`` asks for them.
+
+    Where every process holds a part of a weight (FSDP, tensor parallelism), the row is that of the whole weight: parts
+    weigh by their size, and a step that is not finite in one of them counts as such. If the processes are not brought
+    together, it is that of this process's part, and the coverage says so. A gradient that cannot be read is listed.
 
     Args:
         model: the model.
@@ -68,13 +67,17 @@ class GradientCollector(Collector):
             if not isinstance(item, Optimizer):
                 raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(item).__name__}")
         self._optimizers = [weakref.ref(item) for item in several] if optimizer is not None else None
-        self._layers: dict[int, _Layer] = {}  # id of the parameter -> layer
+        self._layers: dict[int, Layer] = {}  # id of the parameter -> layer
         self._outside: set[int] = set()  # ids of parameters of optimizers that the model has not
         self._statistic: Magnitude | None = None
-        self._scratch: Tensor | None = None
+        self._sizes = self._scratch = torch.empty(0)
         self._steps = 0
         self._others: set[str] = set()  # kinds of the optimizers that made steps and were not to be followed
         self._trouble = ""
+        self._refused: dict[str, str] = {}  # layers that are not read in this window -> why
+        self._failed: dict[str, str] = {}  # those of which reading failed
+        self._in_parts: set[str] = set()  # layers of which this process read a part
+        self._united = False
         self._followed: weakref.WeakKeyDictionary[Optimizer, _Followed] = weakref.WeakKeyDictionary()
         self._ticks: list[int] = []  # of the optimizers of a restored window, in the order of their first steps
         self._restored: Mapping[str, Any] | None = None
@@ -105,23 +108,50 @@ class GradientCollector(Collector):
 
     @torch.no_grad()
     def _read(self, gradients: dict[int, Tensor], scale: Tensor | None, found_inf: Tensor | None) -> None:
-        device = next(iter(gradients.values())).device
-        if self._statistic is None:
-            self._statistic = Magnitude(len(self._layers), device)
-        iteration = self.clock() or self._steps
-        if scale is None and found_inf is None and self._statistic.read(gradients, iteration):
+        layers = list(self._layers.values())
+        gradients, reasons = split_readable(gradients, layers, self._refused)
+        self._refused |= reasons
+        if not gradients:
             return
-        if self._scratch is None:
-            sizes = [layer.size for layer in self._layers.values()]
-            self._sizes = torch.tensor(sizes, device=device)
-            self._scratch = torch.empty(min(SCRATCH, max(sizes)), dtype=torch.float32, device=device)
-        rows = [gradients.get(index) for index in range(len(self._layers))]
-        means, maxima = magnitude(rows, self._sizes, self._scratch)
+        statistic = self._statistic_on(next(iter(gradients.values())).device)
+        iteration = self.clock() or self._steps
+        if scale is None and found_inf is None and statistic.read(gradients, iteration):
+            return
+        measured, reasons = measure(gradients, layers, self._sizes, self._scratch)
+        self._refused |= reasons
+        self._failed |= reasons
+        for reason in reasons.values():
+            self._trouble = reason
+            self.give_up("some steps", reason)
+        if measured is None:
+            return
+        means, maxima = measured
         if scale is not None:
             means, maxima = means / scale, maxima / scale
         if found_inf is not None:
             means = torch.where(found_inf > 0, ABSENT, means)
-        self._statistic.update(means, maxima, iteration)
+        if isinstance(statistic, ShardedMagnitude):
+            statistic.update(means, maxima, iteration, self._steps)
+        else:
+            statistic.update(means, maxima, iteration)
+
+    def _statistic_on(self, device: torch.device) -> Magnitude:
+        """The window's statistic, with the sizes of the layers as they are."""
+        layers = self._layers.values()
+        sharded = any(layer.sharded for layer in layers)
+        if self._statistic is None:
+            self._statistic = (ShardedMagnitude if sharded else Magnitude)(len(layers), device)
+        elif sharded and not isinstance(self._statistic, ShardedMagnitude):
+            before, self._statistic = self._statistic, ShardedMagnitude(len(layers), device)
+            self._statistic.merge(before)
+        if not self._scratch.numel():
+            sizes = [layer.size for layer in layers]
+            self._sizes = torch.tensor(sizes, device=device)
+            self._scratch = torch.empty(min(SCRATCH, max(sizes)), dtype=torch.float32, device=device)
+            self._in_parts |= {layer.name for layer in layers if layer.sharded}
+            if isinstance(self._statistic, ShardedMagnitude):
+                self._statistic.sizes = self._sizes.to(self._statistic.total.device)
+        return self._statistic
 
     def after_step(self, optimizer: Optimizer) -> None:
         """Nothing: gradients are read before the step."""
@@ -172,47 +202,23 @@ class GradientCollector(Collector):
         self._others.clear()
         self._outside.clear()
         self._trouble = ""
+        self._refused, self._failed, self._in_parts, self._united = {}, {}, set(), False
+        self._scratch = torch.empty(0)
         self._followed.clear()
         self._ticks = []
         self._restored = None
 
     def _look(self) -> None:
         """Finds the layers of the model as it is now."""
-        model = self.model
-        self._lazy = any(isinstance(parameter, UninitializedParameter) for parameter in model.parameters())
-        owners = {id(parameter): module for module in model.modules() for parameter in module.parameters(recurse=False)}
-        self._model_parameters = {id(parameter) for parameter in model.parameters()}
-        modules = dict(model.named_modules(remove_duplicate=False))
-        before, old = {layer.name: layer.index for layer in self._layers.values()}, self._layers
-        self._layers = {}
-        self._labels: list[tuple[str, type[nn.Module]]] = []  # every name that a pattern may fit
-        for full_name, parameter in model.named_parameters():
-            if isinstance(parameter, UninitializedParameter):
-                continue  # a lazy module: looked at again at the first step
-            name = clean(full_name)
-            layer = name.removesuffix(".weight")
-            owner = type(owners[id(parameter)])
-            labels = [(layer, owner), (name, owner)]
-            parametrized = full_name.partition(".parametrizations.")[0]
-            if parametrized != full_name and parametrized in modules:
-                labels.append((clean(parametrized), type(modules[parametrized])))
-            self._labels += labels
-            if self._selects(labels, parameter):
-                self._layers[id(parameter)] = _Layer(layer, len(self._layers), max(parameter.numel(), 1))
-        if self._layers == old:
-            self._layers = old
+        found = find_layers(self.model, self._patterns)
+        self._lazy, self._model_parameters, self._left_out = found.lazy, found.parameters, found.unseen
+        if self._layers == found.chosen:
             return
-        self._scratch = None
+        before = {layer.name: layer.index for layer in self._layers.values()}
+        self._layers = found.chosen
+        self._scratch = torch.empty(0)
         if self._statistic is not None:
             self._statistic = self._statistic.rearranged([before.get(layer.name) for layer in self._layers.values()])
-
-    def _selects(self, labels: list[tuple[str, type[nn.Module]]], parameter: nn.Parameter) -> bool:
-        if self._patterns is None:
-            return parameter.ndim > 1
-        fitting = [(p, kind) for p in self._patterns for label, kind in labels if matches(p, label, kind)]
-        if parameter.ndim > 1:
-            return bool(fitting)
-        return any(_asks_for_vectors(pattern, kind) for pattern, kind in fitting)
 
     def _hold(self) -> Callable[[], object]:
         return optimizers.hold(self)
@@ -262,22 +268,27 @@ class GradientCollector(Collector):
         return any(bool(followed.skipped > 0) for followed in self._followed.values())
 
     def _find_unseen(self, seen: tuple[str, ...]) -> dict[str, str]:
+        nobody = ""
         if not seen and not self._steps and not self._any_skipped:
-            reason = "no torch.optim.Optimizer that owns it made a step in this window"
+            nobody = "no torch.optim.Optimizer that owns it made a step in this window"
             if self._others:
-                reason = f"only {', '.join(sorted(self._others))} made steps, which was not to be followed"
-            if self._layers:
-                return {layer.name: reason for layer in self._layers.values()}
-        unseen, measured = {}, set(seen)
-        for pattern in self._patterns or ():
-            if not any(matches(pattern, name, kind) for name, kind in self._labels):
-                name = pattern if isinstance(pattern, str) else pattern.__name__
-                unseen[name] = "no parameter of the model fits this choice"
+                nobody = f"only {', '.join(sorted(self._others))} made steps, which was not to be followed"
+        unseen, measured = dict(self._left_out), set(seen)
+        trouble = one_line(self._trouble, LONGEST_REASON)
         for parameter in self.model.parameters():
             layer = self._layers.get(id(parameter))
             if layer is not None and layer.name not in measured:
-                unseen[layer.name] = self._trouble or _why_unseen(parameter)
+                reason = self._refused.get(layer.name) or ("" if self._refused else trouble)
+                unseen[layer.name] = reason or why_unseen(parameter, layer, nobody)
+        if trouble:
+            unseen.setdefault("some steps", trouble)
+        parts = self._in_parts & measured if not self._united else ()
+        if parts:
+            unseen["other shards"] = f"the numbers of {len(parts)} sharded layers are those of this process's shards"
         return unseen
+
+    def _failures(self) -> dict[str, str]:
+        return dict(self._failed)
 
     def _state(self) -> dict[str, Any]:
         window = self._window()
@@ -287,21 +298,26 @@ class GradientCollector(Collector):
             "steps": self._steps,
             "magnitude": window.state_dict() if window is not None else {},
             "ticks": [followed.every.count for followed in self._followed.values()] + self._ticks,
+            "in_parts": sorted(self._in_parts),
         }
 
     def _unite(self, states: Sequence[Mapping[str, Any]]) -> None:
         for state in states:
             self._check_layers(state)
-        magnitude = Magnitude(len(self._layers))
-        magnitude.unite([self._restore(state) for state in states if state["magnitude"]])
+        windows = [self._restore(state) for state in states if state["magnitude"]]
+        sharded = any(isinstance(window, ShardedMagnitude) for window in windows)
+        united = (ShardedMagnitude if sharded else Magnitude)(len(self._layers))
+        united.unite(windows)
         skipped = [max(counts) for counts in zip(*(state["skipped"] for state in states), strict=True)]
         names = [layer.name for layer in self._layers.values()]
-        self._restored = {"layers": names, "magnitude": magnitude.state_dict(), "skipped": skipped}
+        self._restored = {"layers": names, "magnitude": united.settled().state_dict(), "skipped": skipped}
         self._statistic = None
         self._followed.clear()
+        self._united = True
 
     def _restore(self, state: Mapping[str, Any]) -> Magnitude:
-        magnitude = Magnitude(len(state["layers"]))
+        kind = ShardedMagnitude if "sizes" in state["magnitude"] else Magnitude
+        magnitude = kind(len(state["layers"]))
         magnitude.load_state_dict(state["magnitude"])
         rows = {name: row for row, name in enumerate(state["layers"])}
         return magnitude.rearranged([rows.get(layer.name) for layer in self._layers.values()])
@@ -316,22 +332,8 @@ class GradientCollector(Collector):
         self._restored = state
         self._steps = int(state["steps"])
         self._ticks = list(state["ticks"])
-
-
-def _why_unseen(parameter: nn.Parameter) -> str:
-    if not parameter.requires_grad:
-        return "it is frozen (requires_grad is False)"
-    if parameter.numel() == 0:
-        return "it has no elements"
-    return "it had no gradient when an optimizer that owns it made a step, or no such optimizer did"
+        self._in_parts = set(state.get("in_parts", ()))
 
 
 def _parameters(optimizer: Optimizer) -> Iterator[nn.Parameter]:
     return (parameter for group in optimizer.param_groups for parameter in group["params"])
-
-
-def _asks_for_vectors(pattern: Pattern, owner: type[nn.Module]) -> bool:
-    """Whether a pattern that fits a bias or a norm's weight means it: not by a mere ``layers.*``."""
-    if not isinstance(pattern, str):
-        return not issubclass(owner, (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding))
-    return pattern.split(".")[-1] != "*"

@@ -39,6 +39,16 @@ def module_names(model: nn.Module) -> dict[nn.Module, list[str]]:
     return {module: list(known) for module, known in names.items()}
 
 
+def parameter_names(model: nn.Module) -> dict[int, list[tuple[str, type[nn.Module]]]]:
+    """Every parameter, by its id, with all its names and the types of the modules that own it, wrappers' parts in."""
+    names: dict[int, list[tuple[str, type[nn.Module]]]] = {}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                names.setdefault(id(parameter), []).append((f"{prefix}.{name}" if prefix else name, type(module)))
+    return names
+
+
 def as_patterns(patterns: Patterns, argument: str) -> tuple[Pattern, ...] | None:
     """The patterns as a tuple.
 

@@ -15,7 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from ignite_act.collect.graphs import Reading, function_of, mark, reading
 from ignite_act.collect.names import clean
 from ignite_act.collect.passes import ModelCall, PassCollector, is_sample
-from ignite_act.collect.torch_internals import backward_number, is_unreadable, without_functions
+from ignite_act.collect.torch_internals import backward_number, is_distributed, why_unreadable, without_functions
 from ignite_act.guard import guarded
 from ignite_act.stats.likelihood import Likelihood, as_rows
 
@@ -205,7 +205,7 @@ class OutputCollector(PassCollector):
     def _is_judged(self, place: str, tensor: Tensor) -> bool:
         if not tensor.is_floating_point() or tensor.numel() == 0 or tensor.ndim == 0:
             return False
-        reason = is_unreadable(tensor) or ("it is a distributed tensor" if hasattr(tensor, "_local_tensor") else "")
+        reason = why_unreadable(tensor) or ("it is a distributed tensor" if is_distributed(tensor) else "")
         if reason:
             self.skip(f"output {place}".rstrip(), reason)
         return not reason

@@ -18,9 +18,10 @@ from ignite_act.collect.structure import main_tensor, tensors_in
 from ignite_act.collect.torch_internals import (
     compiled_module,
     compiles_itself,
+    flat_pieces,
     is_recomputing,
     is_recording,
-    is_unreadable,
+    why_unreadable,
     without_functions,
 )
 from ignite_act.guard import guarded
@@ -112,8 +113,10 @@ class PassTap:
         self._places = {}
         self._wholes = {id(part): weakref.ref(part) for part in _whole_parts(model)} if model is not None else {}
         self.compiled = ""
+        shapes = {key: len(piece.shape) for key, piece in flat_pieces(model).items()} if model is not None else {}
         for module, names in module_names(model).items() if model is not None else ():
-            has_weight = any(parameter.ndim > 1 for parameter in module.parameters(recurse=False) if _known(parameter))
+            own = [parameter for parameter in module.parameters(recurse=False) if _known(parameter)]
+            has_weight = any(shapes.get(id(parameter), parameter.ndim) > 1 for parameter in own)
             single = next(module.children(), None) is None
             has_weight = has_weight and (single or module is not model)  # the model's output is told of anyway
             if has_weight or module is model or single:
@@ -236,7 +239,7 @@ class PassCollector(Collector):
 
     def after(self, place: Place, given: Tensor | None, result: Tensor | None, call: ModelCall | None) -> None:
         """Takes in one call; ``call`` is that of the whole model."""
-        if result is not None and (reason := is_unreadable(result)):
+        if result is not None and (reason := why_unreadable(result)):
             self.skip(place.name, reason)
             return
         if result is not None and place.has_weight:

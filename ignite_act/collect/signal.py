@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ignite_act.collect.passes import ModelCall, PassCollector, is_sample
-from ignite_act.collect.torch_internals import is_unreadable, local_part
+from ignite_act.collect.torch_internals import local_part, why_unreadable
 from ignite_act.stats import ABSENT, Distribution, Magnitude, largest
 from ignite_act.stats.base import accumulator_dtype
 
@@ -55,13 +55,13 @@ class SignalCollector(PassCollector):
         given = next(iter(call.inputs.values()), None)
         if given is None:
             self.skip("input", "no tensor went into the model")
-        elif given.is_floating_point() and not is_unreadable(given):
+        elif given.is_floating_point() and not why_unreadable(given):
             self._read(INPUT, given)
             if is_sample(self._forwards):
                 self._input.update(local_part(given))
         else:
             self._tokens = True
-        outputs = [tensor for tensor in call.outputs.values() if not is_unreadable(tensor)]
+        outputs = [tensor for tensor in call.outputs.values() if not why_unreadable(tensor)]
         for tensor in [tensor for tensor in outputs if tensor.ndim] or outputs:
             self._read(OUTPUT, tensor)
         self._take_in()

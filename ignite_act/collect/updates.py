@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 
 from ignite_act.collect import optimizers
 from ignite_act.collect.clearing import Clearing
-from ignite_act.collect.names import clean
+from ignite_act.collect.layers import find_layers
 from ignite_act.collect.passes import ModelCall, PassCollector, is_sample
-from ignite_act.collect.torch_internals import is_unreadable, local_part
+from ignite_act.collect.torch_internals import local_part, why_unreadable
 from ignite_act.stats import change
 from ignite_act.stats.arrival import Arrival
 from ignite_act.stats.weights import equal_rows, fingerprint, peaks
@@ -33,7 +33,8 @@ class _Layer:
     Attributes:
         parameter: the weight.
         has_units: whether its rows are units, which those of an embedding are not.
-        ratios, start: of the steps looked at: update ratio; mean absolute weight before the first of them.
+        sharded: whether other processes hold other parts of it.
+        changes: of the steps looked at: mean absolute change, and mean absolute weight before.
         missing, present: steps at which it had no gradient, and at which it had one.
         nonzero: whether any gradient of the window was known to be other than 0.
         cleared, uncleared: how often its gradient had, or had not, been cleared before a backward.
@@ -46,8 +47,8 @@ class _Layer:
 
     parameter: weakref.ref[nn.Parameter]
     has_units: bool = True
-    ratios: list[Tensor] = field(default_factory=list)
-    start: Tensor | None = None
+    sharded: bool = False
+    changes: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     missing: int = 0
     present: int = 0
     nonzero: bool = False
@@ -148,7 +149,7 @@ class UpdateCollector(PassCollector):
             owner.before = {
                 name: local_part(p).detach().clone()
                 for name, p in owner.owned().items()
-                if p.requires_grad and not is_unreadable(p)
+                if p.requires_grad and not why_unreadable(p) and local_part(p).numel()
             }
 
     @torch.no_grad()
@@ -195,9 +196,9 @@ class UpdateCollector(PassCollector):
                 continue
             gradient = None if parameter.grad is None else local_part(parameter.grad)
             moved, size, along = change(weight, local_part(parameter).detach(), gradient)
-            layer.ratios.append(moved / size)
-            if layer.start is None:
-                layer.start, layer.equal = size, self._equal_rows(layer, weight)
+            layer.changes.append((moved, size))
+            if layer.equal is None:
+                layer.equal = self._equal_rows(layer, weight)
             layer.against += (along > 0).long()
         owner.clearing = Clearing({name: p for name, p in owner.owned().items() if name in before})
 
@@ -222,7 +223,7 @@ class UpdateCollector(PassCollector):
         """Takes layers with a gradient other than 0 off the suspects; only what is left costs anything."""
         self._take_in(owner, wait=False)
         gradients = [owned[name].grad if name in owned else None for name in owner.suspects]
-        readable = [None if own is None or is_unreadable(own) else local_part(own) for own in gradients]
+        readable = [None if own is None or why_unreadable(own) else local_part(own) for own in gradients]
         device = next((own.device for own in readable if own is not None), None)
         if device is None:
             return
@@ -289,7 +290,7 @@ class UpdateCollector(PassCollector):
             parameter = layer.parameter()
             if parameter is None or self._restored.get(name, _NOTHING)["fingerprint"] is not None:
                 continue
-            if reason := is_unreadable(parameter):
+            if reason := why_unreadable(parameter):
                 self.skip(name, reason)
             else:
                 layer.fingerprint = fingerprint(local_part(parameter))
@@ -311,12 +312,15 @@ class UpdateCollector(PassCollector):
     def _begin(self) -> None:
         super()._begin()
         owners = {id(p): module for module in self.model.modules() for p in module.parameters(recurse=False)}
+        known = find_layers(self.model, None).chosen
         self._layers = {
-            clean(name).removesuffix(".weight"): _Layer(
-                weakref.ref(parameter), not isinstance(owners[id(parameter)], _TABLES)
+            known[id(parameter)].name: _Layer(
+                weakref.ref(parameter),
+                has_units=parameter.ndim > 1 and not isinstance(owners[id(parameter)], _TABLES),
+                sharded=known[id(parameter)].sharded,
             )
-            for name, parameter in self.model.named_parameters()
-            if not isinstance(parameter, nn.parameter.UninitializedParameter) and parameter.ndim > 1
+            for parameter in self.model.parameters()
+            if id(parameter) in known
         }
         self._owners: weakref.WeakKeyDictionary[Optimizer, _Owner] = weakref.WeakKeyDictionary()
         self._in_step: weakref.WeakSet[Optimizer] = weakref.WeakSet()
@@ -333,19 +337,19 @@ class UpdateCollector(PassCollector):
         rows = {}
         for name, state in self._state()["layers"].items():
             parameter = self._layers[name].parameter() if name in self._layers else None
-            if parameter is None or parameter.numel() == 0 or is_unreadable(parameter):
+            if parameter is None or not state["elements"] or why_unreadable(parameter):
                 continue
             values = local_part(parameter).detach()
-            weight = float(values.abs().mean()) if values.numel() else 0.0
-            ratios = [ratio for ratio in state["ratios"] if math.isfinite(ratio)]
-            if not _is_large(state["start"], parameter):
+            start = state["changes"][0][1] if state["changes"] else None
+            ratios = [moved / size for moved, size in state["changes"] if size and math.isfinite(moved / size)]
+            if not _is_large(start, parameter):
                 ratios = []
             rows[name] = {
                 "ratio": sum(ratios) / len(ratios) if ratios else None,
                 "first_ratio": ratios[0] if ratios else None,
-                "steps": len(state["ratios"]),
-                "weight_start": state["start"],
-                "weight": weight,
+                "steps": len(state["changes"]),
+                "weight_start": start,
+                "weight": state["weight"],
                 "missing": state["missing"],
                 "present": state["present"],
                 "nonzero": state["nonzero"],
@@ -355,7 +359,7 @@ class UpdateCollector(PassCollector):
                 "against": state["against"],
                 "equal_rows": float(self._equal_rows(self._layers[name], values)),
                 "equal_rows_start": state["equal"],
-                "nonfinite": 0 if math.isfinite(weight) else int((~torch.isfinite(values)).sum()),
+                "nonfinite": 0 if math.isfinite(state["weight"]) else int((~torch.isfinite(values)).sum()),
                 "trainable": parameter.requires_grad,
                 "owned": state["owned"],
                 "stepped": self._stepped,
@@ -370,12 +374,11 @@ class UpdateCollector(PassCollector):
         layers = {}
         for name, layer in self._layers.items():
             before = self._restored.get(name, _NOTHING)
-            start = None if layer.start is None else float(layer.start)
             equal = None if layer.equal is None else float(layer.equal)
             mark = before["fingerprint"] if layer.fingerprint is None else int(layer.fingerprint)
             layers[name] = {
-                "ratios": [*before["ratios"], *(float(ratio) for ratio in layer.ratios)],
-                "start": before["start"] if before["start"] is not None else start,
+                "changes": [*before["changes"], *([float(moved), float(size)] for moved, size in layer.changes)],
+                **_weight(layer, before),
                 **{key: before[key] + int(getattr(layer, key)) for key in _COUNTS},
                 "nonzero": before["nonzero"] or layer.nonzero,
                 "owned": before["owned"] or layer.owned,
@@ -387,7 +390,8 @@ class UpdateCollector(PassCollector):
         return {"layers": layers, "stepped": self._stepped}
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
-        self._restored = {name: {**layer, "moved": None} for name, layer in state["layers"].items()}
+        kept = {"moved": None, "weight": None, "elements": 0}  # they are those of the end of the window
+        self._restored = {name: {**layer, **kept} for name, layer in state["layers"].items()}
         self._stepped = bool(state["stepped"])
 
     def _unite(self, states: Sequence[Mapping[str, Any]]) -> None:
@@ -399,19 +403,44 @@ class UpdateCollector(PassCollector):
             layer["nonzero"] = any(other["nonzero"] for other in others)
             layer["moved"] = any(other["moved"] for other in others) if layer["fingerprint"] is not None else None
             layer["fingerprint"] = None
+            sharded = name in self._layers and self._layers[name].sharded
+            layer |= _whole(others) if sharded else {key: others[0][key] for key in ("weight", "elements")}
 
 
 _COUNTS = ("missing", "present", "cleared", "uncleared", "against")
 _NOTHING: dict[str, Any] = {
-    "ratios": [], "start": None, **dict.fromkeys(_COUNTS, 0), "nonzero": False, "owned": False, "rate": None,
-    "equal": None, "fingerprint": None, "moved": None,
+    "changes": [], "weight": None, "elements": 0, **dict.fromkeys(_COUNTS, 0), "nonzero": False, "owned": False,
+    "rate": None, "equal": None, "fingerprint": None, "moved": None,
 }  # fmt: skip
+
+
+def _weight(layer: _Layer, before: Mapping[str, Any]) -> dict[str, Any]:
+    """Mean absolute weight, and number of elements, at the end of the window: of this process, or of all if known."""
+    parameter = layer.parameter()
+    if before["weight"] is not None or parameter is None or why_unreadable(parameter):
+        return {"weight": before["weight"], "elements": before["elements"]}
+    values = local_part(parameter).detach()
+    return {"weight": float(values.abs().mean()) if values.numel() else 0.0, "elements": values.numel()}
+
+
+def _whole(shards: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The numbers of a weight of which every process holds a part: parts weigh by their size."""
+    sizes = [shard["elements"] for shard in shards]
+    total = max(sum(sizes), 1)
+    held = [(shard, size) for shard, size in zip(shards, sizes, strict=True) if size]
+    steps = min((len(shard["changes"]) for shard, _ in held), default=0)
+    changes = [
+        [sum(shard["changes"][step][part] * size for shard, size in held) / total for part in (0, 1)]
+        for step in range(steps)
+    ]
+    return {"weight": sum(shard["weight"] * size for shard, size in held) / total, "elements": sum(sizes),
+            "changes": changes}  # fmt: skip
 
 
 def _is_other(layer: _Layer, mark: int | None) -> bool | None:
     """Whether a weight is another than its fingerprint says; None without one."""
     parameter = layer.parameter()
-    if parameter is None or mark is None or is_unreadable(parameter):
+    if parameter is None or mark is None or why_unreadable(parameter):
         return None
     return int(fingerprint(local_part(parameter))) != mark
 
@@ -424,6 +453,6 @@ def _is_large(start: float | None, weight: Tensor) -> bool:
 
 def _is_left(gradient: Tensor | None) -> bool:
     """Whether a gradient is there and not zero."""
-    if gradient is None or is_unreadable(gradient):
+    if gradient is None or why_unreadable(gradient):
         return False
     return bool(peaks([local_part(gradient)])[0] != 0)

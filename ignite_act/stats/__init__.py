@@ -10,6 +10,7 @@ from ignite_act.stats.course import Course
 from ignite_act.stats.distribution import Distribution
 from ignite_act.stats.histogram import FloatHistogram
 from ignite_act.stats.magnitude import ABSENT, SCRATCH, Magnitude, change, largest, magnitude
+from ignite_act.stats.shards import ShardedMagnitude
 from ignite_act.stats.units import SaturatedUnits, UnitLife
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "FloatHistogram",
     "Magnitude",
     "SaturatedUnits",
+    "ShardedMagnitude",
     "UnitLife",
     "change",
     "largest",

@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from ignite_act.stats import kernels
 from ignite_act.stats.base import Statistic, accumulator_dtype
@@ -47,7 +48,8 @@ class Magnitude(Statistic):
         device: where the state lives.
     """
 
-    _state = ("total", "maximum", "tallies", "first_nonfinite")
+    _state: tuple[str, ...] = ("total", "maximum", "tallies", "first_nonfinite")
+    _by_row: tuple[str, ...] = ("total", "maximum", "first_nonfinite")  # state whose first dimension is the row
 
     def __init__(self, rows: int, device: torch.device | str = "cpu") -> None:
         device = torch.device(device)
@@ -108,7 +110,7 @@ class Magnitude(Statistic):
     def merge(self, other: Magnitude) -> None:
         """Takes in the steps that another statistic of the same rows has seen."""
         self._take_in()
-        other._take_in()
+        other = other.settled()
         self._arrays = None
         device = self.total.device
         self.total = self.total + other.total.to(device)
@@ -116,19 +118,27 @@ class Magnitude(Statistic):
         self.tallies = self.tallies + other.tallies.to(device)
         self.first_nonfinite = torch.minimum(self.first_nonfinite, other.first_nonfinite.to(device))
 
-    def rearranged(self, rows: Sequence[int | None]) -> Magnitude:
+    def rearranged(self, rows: Sequence[int | None]) -> Self:
         """The same numbers in other rows: where each comes from, None for a new one."""
         self._take_in()
-        result = Magnitude(len(rows), self.total.device)
+        result = type(self)(len(rows), self.total.device)
         for row, old in enumerate(rows):
             if old is not None:
-                result.total[row], result.maximum[row] = self.total[old], self.maximum[old]
                 result.tallies[:, row] = self.tallies[:, old]
-                result.first_nonfinite[row] = self.first_nonfinite[old]
+                for name in self._by_row:
+                    getattr(result, name)[row] = getattr(self, name)[old]
         return result
 
+    def settled(self) -> Magnitude:
+        """The same numbers with every step added to the sums."""
+        self._take_in()
+        return self
+
     def unite(self, others: Sequence[Magnitude]) -> None:
-        """Becomes what several processes have seen of the same steps: means are averaged, steps are not added."""
+        """Becomes what several processes have seen of the same steps: means are averaged, steps are not added.
+
+        Where processes hold different parts of a tensor, `ShardedMagnitude` does this.
+        """
         for other in others:
             self.merge(other)
         if not others:
@@ -179,10 +189,14 @@ class Magnitude(Statistic):
         present = ~(means < 0)
         finite = present & torch.isfinite(means) & torch.isfinite(maxima)
         broken = present & ~finite
-        self.total = self.total + torch.where(finite, means, 0.0).sum(0, dtype=self.total.dtype)
-        self.maximum = torch.maximum(self.maximum, torch.where(finite, maxima, 0.0).amax(0))
+        self._add(torch.where(finite, means, 0.0), torch.where(finite, maxima, 0.0), finite, broken)
         self.tallies = self.tallies + torch.stack([finite.sum(0), broken.sum(0)])
         self.first_nonfinite = torch.minimum(self.first_nonfinite, torch.where(broken, iterations, _NEVER).amin(0))
+
+    def _add(self, means: Tensor, maxima: Tensor, finite: Tensor, broken: Tensor) -> None:
+        """Adds steps to sums and maxima; all are ``(steps, rows)``, values of steps that are not finite are 0."""
+        self.total = self.total + means.sum(0, dtype=self.total.dtype)
+        self.maximum = torch.maximum(self.maximum, maxima.amax(0))
 
 
 def magnitude(tensors: Sequence[Tensor | None], sizes: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
@@ -210,7 +224,7 @@ def magnitude(tensors: Sequence[Tensor | None], sizes: Tensor, scratch: Tensor) 
         elif tensor.dtype == scratch.dtype and tensor.is_contiguous() and tensor.device == scratch.device:
             total, maximum = _by_pieces(tensor.view(-1), scratch)
         else:
-            absolute = tensor.abs()
+            absolute = widened(tensor).abs()
             total, maximum = absolute.sum(dtype=accumulator_dtype(tensor.device)), absolute.amax()
         totals.append(total)
         maxima.append(maximum)
@@ -243,13 +257,18 @@ def _stacked(numbers: list[Tensor], device: torch.device) -> Tensor:
     return torch.stack([number if number.dtype == wide else number.to(wide) for number in numbers])
 
 
+def widened(values: Tensor) -> Tensor:
+    """Floating-point numbers of 8 bits as float32, since torch computes little with them; others as they are."""
+    return values.float() if values.is_floating_point() and values.dtype.itemsize == 1 else values
+
+
 def largest(values: Tensor) -> Tensor:
     """max(\\|x\\|) as ``()``, NaN if there is one among the values.
 
     Args:
         values: of any shape, at least one.
     """
-    values = values.detach()
+    values = widened(values.detach())
     if values.is_complex():
         return values.abs().amax()
     low, high = torch.aminmax(values)
@@ -274,5 +293,6 @@ def change(before: Tensor, after: Tensor, along: Tensor | None) -> tuple[Tensor,
             loops.add_change(a, b, c, sums)
             moved, size, product = (torch.tensor(value) for value in sums)
             return moved / before.numel(), size / before.numel(), product
+    before, after, along = map(widened, together)
     moved = after - before
     return moved.abs().mean(), before.abs().mean(), (moved * along).sum().real

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ignite_act.stats import ABSENT, Magnitude, magnitude
+from ignite_act.stats import ABSENT, Magnitude, change, largest, magnitude
 
 pytestmark = pytest.mark.usefixtures("loops")
 
@@ -17,6 +17,7 @@ TENSORS = {
     "float64": torch.randn(7, 5, generator=G).double(),
     "bfloat16": torch.randn(40, 50, generator=G).bfloat16(),
     "float16": (torch.randn(40, 50, generator=G) * 1e4).half(),
+    "float8": torch.randn(40, 50, generator=G).to(torch.float8_e5m2),
     "complex64": torch.randn(3, 4, generator=G, dtype=torch.complex64),
     "complex128": torch.randn(30, 40, generator=G, dtype=torch.complex128),
     "transposed": torch.randn(7, 5, generator=G).t(),
@@ -224,3 +225,11 @@ def test_steps_that_were_just_read_are_rearranged_too() -> None:
     expected = numbers(statistic.rearranged([1, 0]))
     assert expected == numbers(statistic)[::-1]
     assert (expected[1]["mean_abs"], expected[0]["first_nonfinite_iteration"]) == (2.0, 4)
+
+
+def test_numbers_of_eight_bits_are_widened() -> None:
+    """Largest value and change of float8 tensors are those of the same numbers as float32."""
+    before, after = (torch.randn(4, 5, generator=G).to(torch.float8_e4m3fn) for _ in range(2))
+    assert torch.equal(largest(before), before.float().abs().amax())
+    expected = change(before.float(), after.float(), before.float())
+    assert torch.stack(change(before, after, before)).tolist() == pytest.approx(torch.stack(expected).tolist())

@@ -78,7 +78,9 @@ def no_gradient(history: History) -> Iterator[Finding]:
     if used:
         missing = [name for name in used if not updates[name]["present"]]
         everything = set(used) >= set(stepped)
-        unharmed: Severity = "warning" if missing else "info"  # what is solved, and an input of zeros, give gradients of 0
+        unharmed: Severity = (
+            "warning" if missing else "info"
+        )  # what is solved, and an input of zeros, give gradients of 0
         yield finding(
             history,
             "no_gradient",
