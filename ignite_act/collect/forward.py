@@ -18,27 +18,16 @@ from types import FrameType
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn, overrides
 from torch.overrides import TorchFunctionMode
 
-from ignite_act.activations import Activation, recognised_call, recognised_module
+from ignite_act.activations import Activation, RecognisedCall, recognised_call, recognised_module
+from ignite_act.collect.by_hand import HandFinding, HandSearch, Place
+from ignite_act.collect.fixed import FixedTensors
+from ignite_act.collect.fused import FUSING, is_fused, scripted_functions, why_opaque
 from ignite_act.collect.hooks import is_compiling, watch
 from ignite_act.collect.layout import ChannelAxes
 from ignite_act.collect.names import module_names
-
-_FUSING = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
-
-
-_CLAMPS = ("clamp", "clamp_", "clamp_min", "clamp_min_", "clip", "clip_")
-_BY_HAND: dict[Callable[..., Any], str] = {
-    getattr(place, name): "a clamp at 0 is a ReLU by hand: put it into a module and choose that with sites="
-    for place in (torch, Tensor)
-    for name in _CLAMPS
-    if hasattr(place, name)
-} | {F.glu: "a gate that mixes units is not measured"}
-_OWN_PARAMETERS = ("in_proj_weight", "in_proj_bias")  # of attention, that torch looks at before it fuses
-_PARTS = ("self_attn", "out_proj", "linear1", "linear2", "norm1", "norm2")
 
 
 class SiteKey(NamedTuple):
@@ -59,7 +48,7 @@ class SiteCall(NamedTuple):
         parameters: the function's parameters in this call.
         pre_activation: what entered, None if it has been overwritten since.
         activation: what left.
-        unit_dim: axis of the units, negative.
+        unit_dim: axis of the units, negative; None if it is not known.
     """
 
     key: SiteKey
@@ -67,7 +56,7 @@ class SiteCall(NamedTuple):
     parameters: Mapping[str, Any]
     pre_activation: Tensor | None
     activation: Tensor
-    unit_dim: int
+    unit_dim: int | None
 
 
 class SiteObserver(Protocol):
@@ -114,13 +103,14 @@ class ModuleInfo(NamedTuple):
 class _Frame:
     """A module that is being executed."""
 
-    __slots__ = ("call", "counts", "hidden_from", "info", "module", "pre_activation", "version")
+    __slots__ = ("call", "counts", "hidden_from", "info", "module", "owns", "pre_activation", "version")
 
     def __init__(self, module: nn.Module, info: ModuleInfo, call: int, hidden_from: frozenset[int]) -> None:
         self.module = module
         self.info = info
         self.call = call
         self.counts: dict[str, int] = {}
+        self.owns = bool(module._parameters or module._buffers)
         self.hidden_from = hidden_from  # ids of the observers for which what is called inside is no site
         self.pre_activation: Tensor | None = None
         self.version = 0
@@ -154,7 +144,12 @@ class ForwardTap:
         self.fused: set[int] = set()
         """Numbers of the modules whose calls were left to torch's fused kernels."""
         self._unwatch: Callable[[], object] | None = None
-        self.axes = ChannelAxes()
+        self._fixed = FixedTensors()
+        self.axes = ChannelAxes(self._fixed.is_weight)
+        self._search: HandSearch | None = None  # in a few forwards of a window
+        self._seen_forwards: dict[int, int] = {}  # of this window, by the id of the observer
+        self.of_parameters: set[int] = set()
+        """Numbers of the activation modules that were called for a parameter, as of a temperature."""
 
     @classmethod
     def of(cls, model: nn.Module) -> ForwardTap:
@@ -223,6 +218,8 @@ class ForwardTap:
         self._window += 1
         self._foreign.clear()
         self._known.clear()
+        self._seen_forwards.clear()
+        self.of_parameters.clear()
         self._survey(model)
         self._keys = {key: window for key, window in self._keys.items() if key.module in self._known}
         self._most_calls = {number: most for number, most in self._most_calls.items() if number in self._known}
@@ -237,8 +234,8 @@ class ForwardTap:
             else:
                 whole_for = frozenset(id(o) for o in observers if o.chooses_module(module, names))
             number = _number_of(module)
-            may_fuse = isinstance(module, _FUSING)
-            info = ModuleInfo(number, type(module), names, activation_fn, whole_for, _opaque(module), may_fuse)
+            may_fuse = isinstance(module, FUSING)
+            info = ModuleInfo(number, type(module), names, activation_fn, whole_for, why_opaque(module), may_fuse)
             self._infos[id(module)] = self._known[number] = info
             # Once it is deleted, another module may be given its id.
             self._modules.append(weakref.ref(module, functools.partial(_dropped, weakref.ref(self), id(module), info)))
@@ -261,7 +258,7 @@ class ForwardTap:
             if module is self._model() and not _is_inside_itself(module):
                 self._end_forward()  # Ctrl-C has broken off the last forward
         if self._depth == 0:
-            self._begin_forward()
+            self._begin_forward(args)
             if self._live and module is not self._model():
                 self._note_outside(info)
         self._depth += 1
@@ -272,7 +269,7 @@ class ForwardTap:
 
     def _step_aside(self, module: nn.Module) -> None:
         """Takes the mode away for a module that torch would compute otherwise below one."""
-        if _is_fused(module):
+        if is_fused(module):
             self.fused.add(_number_of(module))
             if self._mode_entered:
                 self._suspended_by = module
@@ -286,7 +283,7 @@ class ForwardTap:
                 self._survey(model)
                 return self._followed.get(id(module))
             self._foreign.add(id(module))
-        if isinstance(module, _FUSING) and not is_recomputing():
+        if isinstance(module, FUSING) and not is_recomputing():
             self._step_aside(module)
         return None
 
@@ -305,14 +302,6 @@ class ForwardTap:
             "several calls of one part count as one site",
         )
 
-    def _note_by_hand(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Says that a call is an activation function in disguise; nobody knows its site's name or slope."""
-        bound = args[1] if len(args) > 1 else kwargs.get("min")
-        if self._stack and (function is F.glu or (isinstance(bound, (int, float)) and bound == 0)):
-            name = ".".join(part for part in (self._stack[-1].info.names[0], function.__name__.strip("_")) if part)
-            for observer in self._observers_here():
-                observer.note(name, _BY_HAND[function])
-
     def _push(self, module: nn.Module, info: ModuleInfo, args: tuple[Any, ...]) -> None:
         own, stack = info.number, self._stack
         number = self._calls.get(own, 0)
@@ -326,6 +315,9 @@ class ForwardTap:
                 frame.pre_activation = args[0]
                 frame.version = _version(args[0])
         stack.append(frame)
+        if self._search is not None and not torch.is_grad_enabled():
+            for name in scripted_functions(module):
+                self._search.report_scripted(_place(frame), name)
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """A module's forward ends, by a return or by an exception."""
@@ -340,6 +332,7 @@ class ForwardTap:
         while self._live and self._stack:  # frames above are left over from exceptions that no hook was told of
             frame = self._stack.pop()
             if frame.module is module:
+                self._see_output(frame, args, output)
                 if frame.info.whole_for:
                     self._emit_whole(frame, output)
                 break
@@ -350,14 +343,27 @@ class ForwardTap:
         """Executes one torch function on behalf of the model."""
         known = recognised_call(function)
         observers = self._observers_here() if known is not None else ()
-        if known is None or not observers:
-            result = function(*args, **kwargs)
-            if self.axes.concerns(function):
-                self.axes.follow(function, args, kwargs, result)
-            if function in _BY_HAND:
-                self._note_by_hand(function, args, kwargs)
-            return result
-        before = args[0] if args else kwargs.get("input")
+        before = args[0] if args else kwargs.get("input", kwargs.get("self"))
+        if known is not None and observers and not self._is_of_parameters(before):
+            return self._call_site(known, observers, function, args, kwargs)
+        result = function(*args, **kwargs)
+        self._follow(function, args, kwargs, result)
+        if self._search is not None and self._stack:
+            if known is None:
+                self._search.follow(_place(self._stack[-1]), function, args, kwargs, result)
+            else:
+                self._search.pass_site(before, result)
+        return result
+
+    def _call_site(
+        self,
+        known: RecognisedCall,
+        observers: tuple[SiteObserver, ...],
+        function: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        before = args[0] if args else kwargs.get("input", kwargs.get("self"))
         unit_dim = self.axes.of(before)
         parameters = {**dict(zip(known.positional, args[1:], strict=False)), **kwargs} if args[1:] else kwargs
         pre_activation = before
@@ -365,13 +371,47 @@ class ForwardTap:
             wanted = any(observer.needs_pre_activation(known.activation_fn) for observer in observers)
             pre_activation = before.detach().clone() if wanted and isinstance(before, Tensor) else None
         result = function(*args, **kwargs)
-        if self.axes.concerns(function):
-            self.axes.follow(function, args, kwargs, result)
+        self._follow(function, args, kwargs, result)
+        if self._search is not None:
+            self._search.pass_site(before, result)
         if isinstance(result, Tensor):
             frame = self._stack[-1]
             key = self._key(frame, known.label if frame.info.activation_fn is None else "")
             _tell(observers, SiteCall(key, known.activation_fn, parameters, pre_activation, result, unit_dim))
         return result
+
+    def _follow(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """Keeps track of channels and of what parameters alone have made."""
+        if self.axes.concerns(function):
+            self.axes.follow(function, args, kwargs, result)
+        if self._stack:
+            frame = self._stack[-1]
+            if self._fixed.concerns(frame.owns, args):
+                self._fixed.follow(frame.module, function, args, kwargs, result)
+
+    def _is_of_parameters(self, value: Any) -> bool:
+        """Whether a function of this is no activation: it is the same for every sample."""
+        frame = self._stack[-1]
+        if not self._fixed.is_weight(value, frame.module):
+            return False
+        if frame.info.activation_fn is not None:
+            self.of_parameters.add(frame.info.number)
+        return True
+
+    def _see_output(self, frame: _Frame, args: tuple[Any, ...], output: Any) -> None:
+        """A module returns: what it has made out of sight is known by its shape."""
+        result = output if isinstance(output, Tensor) else None
+        if args:
+            self.axes.hand_on(args[0], result)
+        if self._search is not None:
+            self._search.leave(_place(frame), args, result, bool(frame.info.opaque or frame.info.whole_for))
+            if not self._stack:
+                self._search.finish(_walk(output))
+
+    def _say(self, finding: HandFinding) -> None:
+        for observer in self._live:
+            if id(observer) not in finding.hidden_from:
+                observer.note(finding.name, finding.reason)
 
     def _observers_here(self) -> tuple[SiteObserver, ...]:
         """The observers for which a call in the module that is being executed is a site."""
@@ -383,12 +423,22 @@ class ForwardTap:
     def _alive(self) -> list[SiteObserver]:
         return [observer for own in self._observers if (observer := own()) is not None]
 
-    def _begin_forward(self) -> None:
+    def _begin_forward(self, args: tuple[Any, ...]) -> None:
         self._thread = threading.get_ident()
         self._live = () if is_recording() else tuple(own for own in self._alive() if own.wants_forward())
         if self._live:
             self._calls.clear()
+            self._fixed.clear(args)
+            self._search = HandSearch(self._fixed, self._say) if self._wants_search() else None
             self._enter_mode()
+
+    def _wants_search(self) -> bool:
+        """Whether one of the observers sees its 1st, 2nd, 4th, 8th, ... forward of the window."""
+        wanted = False
+        for own in map(id, self._live):
+            count = self._seen_forwards[own] = self._seen_forwards.get(own, 0) + 1
+            wanted = wanted or count & (count - 1) == 0
+        return wanted
 
     def _end_forward(self) -> None:
         self._leave_mode()
@@ -397,6 +447,8 @@ class ForwardTap:
         self._live = ()
         self._stack.clear()
         self.axes.clear()
+        self._fixed.clear()
+        self._search = None
 
     def _enter_mode(self) -> None:
         if not self._mode_entered:
@@ -432,6 +484,10 @@ class ForwardTap:
         return key
 
 
+def _place(frame: _Frame) -> Place:
+    return Place(frame.info.names[0], frame.info.kind.__name__, frame.hidden_from)
+
+
 def _tell(observers: tuple[SiteObserver, ...], call: SiteCall) -> None:
     for observer in observers:
         begin = time.perf_counter()
@@ -458,39 +514,6 @@ def _dropped(tap: weakref.ref[ForwardTap], identity: int, info: ModuleInfo, modu
     if own is not None and own._infos.get(identity) is info:
         own._infos.pop(identity)
         own._followed.pop(identity, None)
-
-
-def _is_fused(module: nn.Module) -> bool:
-    """Whether torch may compute a fusing module in one kernel now, which it would not do below a function mode."""
-    if module.training:
-        return False
-    if not torch.is_grad_enabled():
-        return True
-    return not any(parameter.requires_grad for parameter in _checked(module))
-
-
-def _checked(module: Any) -> Iterator[nn.Parameter]:
-    """The parameters of which torch asks that none has a gradient."""
-    if isinstance(module, nn.TransformerEncoder):
-        module = module.layers[0]
-    yield from (own for name in _OWN_PARAMETERS if isinstance(own := getattr(module, name, None), nn.Parameter))
-    for part in (getattr(module, name, None) for name in _PARTS):
-        if isinstance(part, nn.MultiheadAttention):
-            yield from _checked(part)
-        elif isinstance(part, nn.Module):
-            yield from part.parameters(recurse=False)
-
-
-def _opaque(module: nn.Module) -> str:
-    if isinstance(module, torch.jit.ScriptModule):
-        return "it is compiled by TorchScript: calls inside cannot be seen"
-    if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
-        return "it is compiled by torch.compile: calls inside may not be seen"
-    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-        return "its activations are computed inside a fused kernel"
-    if isinstance(module, nn.GLU):
-        return "a gate that mixes units is not measured"
-    return ""
 
 
 def _remove_mode(mode: TorchFunctionMode) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -19,6 +19,11 @@ from ignite_act.stats.base import Statistic
 logger = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=Statistic)
+
+
+_NO_AXIS = (
+    "its units' axis is not known: the channels lie on several axes or were taken together with others; give unit_dim"
+)
 
 
 class _Choice(NamedTuple):
@@ -44,6 +49,9 @@ class SiteCollector(Collector, Generic[S]):
         unit_dim: axis of the units where the rule (last axis; axis 1 behind a convolution) is not wanted: one axis
             for all sites, or a mapping from name or glob to axis.
     """
+
+    needs_units: ClassVar[bool] = False
+    """Whether there is nothing to measure where the units' axis is not known."""
 
     def __init__(
         self,
@@ -133,6 +141,10 @@ class SiteCollector(Collector, Generic[S]):
         if not call.activation.is_floating_point():
             self._failed[call.key] = f"its output is {call.activation.dtype}, not real floating-point numbers"
             return
+        if self.needs_units and self.unit_dim(call) is None:
+            self._failed[call.key] = _NO_AXIS
+            self._statistics.pop(call.key, None)
+            return
         statistic = self._statistics.get(call.key)
         if statistic is None:
             statistic = self._statistics[call.key] = self._make(call)
@@ -151,16 +163,18 @@ class SiteCollector(Collector, Generic[S]):
         """Keeps what could not be seen and is no site, for the coverage."""
         self._notes.setdefault(what, reason)
 
-    def unit_dim(self, call: SiteCall) -> int:
-        """The axis of the units in a call, as chosen or by the rule, counted from the end."""
-        if self._unit_dim is None:
-            return call.unit_dim
+    def unit_dim(self, call: SiteCall) -> int | None:
+        """The axis of the units in a call, as chosen or by the rule, counted from the end; None if it is not known."""
         ndim = call.activation.ndim
+        if self._unit_dim is None or ndim == 0:
+            return call.unit_dim if ndim else -1
         if isinstance(self._unit_dim, int):
             axis = self._unit_dim
         else:
             chosen = self._choice(call.key).axis
-            axis = call.unit_dim if chosen is None else chosen
+            if chosen is None:
+                return call.unit_dim
+            axis = chosen
         if not -ndim <= axis < ndim:
             raise ValueError(f"unit_dim {axis} does not exist in an activation of shape {tuple(call.activation.shape)}")
         return axis if axis < 0 else axis - ndim
@@ -218,7 +232,11 @@ class SiteCollector(Collector, Generic[S]):
             reason = info.opaque
             if number in self._tap.fused and issubclass(info.kind, nn.TransformerEncoderLayer) and number not in called:
                 reason = "in eval mode torch may compute it in one fused kernel, which watching would switch off"
-            elif info.activation_fn is not None and info.activation_fn.pointwise and number not in called:
+            elif (
+                info.activation_fn is not None
+                and info.activation_fn.pointwise
+                and number not in called | self._tap.of_parameters
+            ):
                 reason = (
                     "it was not called in this window, or only where it cannot be seen (compiled code, replicas), "
                     "or its own forward calls no function that is known"

@@ -1,0 +1,429 @@
+"""Finds activation functions that are put together from other functions, so that the coverage can list them.
+
+``torch.where(x > 0, x, 0)`` is an activation only if ``x`` comes from a layer and the result goes into the next one, or
+is what the model returns. A search follows the values of one forward from layer to layer and drops what is no
+activation by what happens to it: normalisations and softmax by hand, boxes, guards against a logarithm of zero,
+positional encodings, random samples of a variance. It runs in a few forwards of a window, changes nothing, and holds
+tensors weakly.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ignite_act.collect.fixed import FixedTensors, is_zero
+from ignite_act.collect.functions import Arguments, Function, Keywords, first_argument, named, tensors_in, word
+
+ADVICE = "put it into a module and choose that with sites="
+UNSEEN = "what happens inside cannot be seen"
+
+
+class HandFinding:
+    """A call that is an activation by hand if its value goes on into a layer."""
+
+    __slots__ = ("at_the_end", "hidden_from", "is_void", "name", "reason", "weak")
+
+    def __init__(
+        self, name: str, reason: str, hidden_from: frozenset[int], *, weak: bool = False, at_the_end: bool = True
+    ) -> None:
+        self.name = name
+        self.reason = reason
+        self.hidden_from = hidden_from
+        self.weak = weak  # a power that is summed up is a norm
+        self.at_the_end = at_the_end  # whether it is one, too, if the model returns it
+        self.is_void = False
+
+
+class _Trace(NamedTuple):
+    """What is known of a tensor.
+
+    Attributes:
+        hidden: whether it comes from a layer.
+        origin: the same for a value, its multiples and its masks.
+        form: ``"mask"`` of the origin; ``"part"``, an exponential or absolute value of it; ``"sum"``, 1 + such a part.
+        mixed: whether several values of layers were combined, or an activation function was called.
+        close: whether only functions of single elements were called since the last finding.
+        findings: since the last layer.
+        is_zero: a constant 0.
+    """
+
+    hidden: bool = False
+    origin: object = None
+    form: str = ""
+    mixed: bool = False
+    close: bool = False
+    findings: tuple[HandFinding, ...] = ()
+    is_zero: bool = False
+
+
+_NOTHING = _Trace()
+
+
+class Place(NamedTuple):
+    """The module that is being executed."""
+
+    name: str
+    kind: str
+    hidden_from: frozenset[int]
+
+    @property
+    def label(self) -> str:
+        """Its name in the coverage."""
+        return self.name or self.kind
+
+
+class HandSearch:
+    """Follows one forward.
+
+    Args:
+        fixed: what is known of parameters and constants.
+        say: called with each finding once it is certain.
+    """
+
+    def __init__(self, fixed: FixedTensors, say: Callable[[HandFinding], None]) -> None:
+        self._fixed = fixed
+        self._say = say
+        self._place = Place("", "", frozenset())
+        self._traces: dict[int, tuple[weakref.ref[Tensor], _Trace]] = {}
+        self._by_memory: dict[int, _Trace] = {}
+        self._waves: dict[int, tuple[bool, list[HandFinding]]] = {}  # sines or cosines, by the memory of their argument
+        self._first_node: int | None = None  # of this forward's part of the autograd graph
+
+    def follow(self, place: Place, function: Function, args: Arguments, kwargs: Keywords, result: Any) -> None:
+        """Takes note of one call that is no site."""
+        self._place = place
+        made = _RULES.get(function, HandSearch._pass)(self, function, args, kwargs)
+        if is_zero(function, args):
+            made = _Trace(is_zero=True)
+        for tensor in tensors_in((result,)):
+            self._keep(tensor, made)
+        if result is None and args and isinstance(args[0], Tensor) and made.hidden:
+            self._keep(args[0], made)  # target[index] = value
+
+    def pass_site(self, before: Any, result: Any) -> None:
+        """Takes note of a call that is a site: its input has been through the activation of its layer."""
+        if isinstance(result, Tensor):
+            self._keep(result, _Trace(self._of(before).hidden, object(), mixed=True))
+
+    def leave(self, place: Place, args: Arguments, output: Tensor | None, opaque: bool) -> None:
+        """A module returns a tensor: by code that nobody saw, if it is new and no function made it."""
+        if output is not None and self._is_unseen(output):
+            if not opaque and not any(output is own for own in args):
+                self._report_unseen(place, output)
+            self._keep(output, _Trace(hidden=True, origin=object()))
+
+    def finish(self, outputs: Iterable[Tensor]) -> None:
+        """The model returns: what was made by hand last is an activation, too."""
+        for tensor in outputs:
+            trace = self._of(tensor)
+            if trace.close and trace.findings and trace.findings[-1].at_the_end:
+                self._confirm(trace.findings[-1:])
+
+    def _of(self, value: Any) -> _Trace:
+        entry = self._traces.get(id(value))
+        if entry is not None and entry[0]() is value:
+            return entry[1]
+        if isinstance(value, Tensor) and _is_by_function(value):
+            return self._by_memory.get(value.data_ptr(), _NOTHING)
+        return _NOTHING
+
+    def _keep(self, tensor: Tensor, trace: _Trace) -> None:
+        if trace.hidden and not tensor.dtype.is_floating_point and trace.form != "mask":
+            trace = _NOTHING
+        self._traces[id(tensor)] = (weakref.ref(tensor), trace)
+        if trace.hidden:
+            self._by_memory[tensor.data_ptr()] = trace
+        if self._first_node is None and tensor.grad_fn is not None:
+            self._first_node = tensor.grad_fn._sequence_nr()
+
+    def _confirm(self, findings: Iterable[HandFinding]) -> None:
+        for finding in findings:
+            if not finding.is_void:
+                finding.is_void = True
+                self._say(finding)
+
+    def _bent(self, traces: Sequence[_Trace], function: Function, what: str, **kind: bool) -> _Trace:
+        """The trace of a value that an activation by hand has made."""
+        name = ".".join(part for part in (self._place.name, word(function)) if part)
+        finding = HandFinding(name, f"{what}: {ADVICE}", self._place.hidden_from, **kind)
+        trace = _joined(traces)
+        return trace._replace(findings=(*trace.findings, finding), close=True)
+
+    # What functions do.
+
+    def _pass(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+        """A pooling, a gather: its first argument goes on. A function with a weight is a layer."""
+        first = first_argument(args, kwargs)
+        rest = tensors_in((*args[1:], *kwargs.values()))
+        if any(self._fixed.is_weight(own) for own in rest) and not self._fixed.is_fixed(first):
+            return self._enter_layer(function, args, kwargs)
+        traces = [self._of(own) for own in tensors_in((first,))]
+        return traces[0] if traces and traces[0].form == "mask" else _joined(traces)
+
+    def _keep_value(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+        """The same value in another shape, type or place."""
+        return self._of(first_argument(args, kwargs))
+
+    def _gather_all(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+        return _joined([self._of(own) for own in tensors_in((*args, *kwargs.values()))])
+
+    def _combine(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+        """A sum or a product; with a number it is a multiple of the same value."""
+        given = [*args, *kwargs.values()][:2]
+        traces = [self._of(own) for own in given]
+        hidden = [trace for trace in traces if trace.hidden]
+        if not hidden:
+            return _NOTHING
+        if len(hidden) == 2:
+            return self._combine_two(function, hidden, given[0] is given[1])
+        trace, other = hidden[0], given[1 - traces.index(hidden[0])]
+        if isinstance(other, Tensor):
+            return _joined(hidden)._replace(origin=trace.origin, close=trace.close)
+        if trace.form == "part" and function in _SUMS and abs(other) == 1:
+            return trace._replace(form="sum")
+        return trace
+
+    def _combine_two(self, function: Function, traces: list[_Trace], same: bool) -> _Trace:
+        joined = _joined(traces)._replace(close=any(trace.close for trace in traces))
+        if traces[0].origin is not traces[1].origin:
+            return joined
+        forms = {trace.form for trace in traces}
+        if function in _SUMS:
+            return joined._replace(origin=traces[0].origin, form="sum" if forms == {"part"} else "")
+        if "mask" in forms:
+            return self._bent(traces, function, "a product with a mask of the value itself")
+        if same and not traces[0].mixed:
+            return self._bent(traces, function, "a square between layers", weak=True, at_the_end=False)
+        return joined
+
+    def _divide(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+        """``1 / (1 + exp(-x))`` and its like; what else is divided by is a norm."""
+        given = [*args, *kwargs.values()][:2]
+        if function in _BACKWARDS:
+            given = [1, *given[:1]]  # a reciprocal, or 1 / x
+        above, below = self._of(given[0]), self._of(given[-1])
+        if below.form == "sum":
+            return self._bent([above, below], function, "a quotient by 1 and a function of the value itself")
+        if not below.hidden:
+            return above._replace(form="")
+        findings = tuple(own for own in below.findings if not own.weak)
+        return _joined([above, below._replace(findings=findings)])
+
+    def _take_part(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+        """An exponential, alone, is a scale or a weight of softmax; of a square, a bell."""
+        trace = self._of(first_argument(args, kwargs))
+        if any(own.weak and not own.is_void for own in trace.findings) and trace.close:
+            return self._bent([trace], function, "an exponential of a power")
+        return trace._replace(form="part", findings=(), close=False) if trace.hidden else _NOTHING
+
+    def _take_logarithm(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+        trace = self._of(first_argument(args, kwargs))
+        if trace.form == ("part" if function in _LOG1P else "sum") and not trace.findings:
+            return self._bent([trace], function, "a logarithm of 1 and an exponential")
+        return self._drop(function, args, kwargs)
+
+    def _drop(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+        """What has to be guarded against, or mixes the units: no activation so far."""
+        return _joined([self._of(first_argument(args, kwargs))])._replace(findings=())
+
+    def _compare(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+        given = [*args, *kwargs.values()][:2]
+        trace, other = self._of(given[0]), given[-1]
+        single = not isinstance(other, Tensor) or other.numel() == 1
+        return _Trace(True, trace.origin, "mask") if trace.hidden and single else _NOTHING
+
+    def _choose(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+        """``where``, ``masked_fill`` or ``x[mask] = 0`` with a mask of the value itself."""
+        traces = [self._of(own) for own in tensors_in((*args, *kwargs.values()))]
+        masks = [trace.origin for trace in traces if trace.form == "mask"]
+        values = [trace for trace in traces if trace.hidden and trace.form != "mask"]
+        if any(mask is value.origin for mask in masks for value in values):
+            return self._bent(values, function, "a choice by the value itself")
+        return _joined(values)
+
+    def _take_extreme(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+        traces = [self._of(own) for own in tensors_in((*args, *kwargs.values()))]
+        if len(traces) != 2:
+            return self._reduce(function, args, kwargs)
+        hidden = [trace for trace in traces if trace.hidden]
+        same = len(hidden) == 2 and hidden[0].origin is hidden[1].origin
+        if same or (hidden and any(trace.is_zero for trace in traces)):
+            return self._bent(hidden, function, "an extreme of the value and 0 or a multiple")
+        return _joined(hidden)
+
+    def _clamp(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+        trace = self._of(first_argument(args, kwargs))
+        bounds = dict(zip(("min", "max"), args[1:], strict=False)) | kwargs
+        kind, at_the_end = _kind_of_clamp(bounds.get("min"), bounds.get("max"), trace.mixed)
+        return self._bent([trace], function, kind, at_the_end=at_the_end) if kind and trace.hidden else trace
+
+    def _bend(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+        trace = self._of(first_argument(args, kwargs))
+        return self._bent([trace], function, "an activation function that is not known") if trace.hidden else _NOTHING
+
+    def _take_power(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+        """A power or absolute value of a layer's output; of anything else it is arithmetic."""
+        trace = self._of(first_argument(args, kwargs))
+        power = args[1] if len(args) > 1 else kwargs.get("exponent", 2)
+        if not trace.hidden or not isinstance(power, (int, float)) or power < 1:
+            return self._drop(function, args, kwargs)
+        if trace.mixed or trace.findings:
+            return _joined([trace])
+        bent = self._bent([trace], function, "a power between layers", weak=True, at_the_end=False)
+        return bent._replace(origin=trace.origin, form="part") if function in _ABSOLUTE else bent
+
+    def _wave(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+        """A sine or a cosine; both, of the same values, are an encoding of positions."""
+        value, is_sine = first_argument(args, kwargs), function in _SINES
+        trace = self._of(value)
+        if not trace.hidden:
+            return _NOTHING
+        bent = self._bent([trace], function, "an activation function that is not known")
+        before, findings = self._waves.setdefault(value.untyped_storage().data_ptr(), (is_sine, []))
+        findings.append(bent.findings[-1])
+        if before is not is_sine:
+            for finding in findings:
+                finding.is_void = True
+        return bent
+
+    def _reduce(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+        trace = self._of(first_argument(args, kwargs))
+        for finding in trace.findings:
+            finding.is_void = finding.is_void or finding.weak
+        return _NOTHING if trace.form == "mask" else _joined([trace])
+
+    def _multiply(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+        """A matrix product, a norm or a fused layer is a layer if it has a weight."""
+        if any(self._fixed.is_weight(own) for own in tensors_in((*args, *kwargs.values()))):
+            return self._enter_layer(function, args, kwargs)
+        return self._gather_all(function, args, kwargs)
+
+    def _enter_layer(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+        for own in tensors_in((*args, *kwargs.values())):
+            if self._is_unseen(own):
+                self._report_unseen(self._place, own)
+            self._confirm(self._of(own).findings)
+        return _Trace(True, object())
+
+    def _gate(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+        trace = self._bent(
+            [self._of(first_argument(args, kwargs))], function, "a gate or a fused kernel is not measured"
+        )
+        self._confirm(trace.findings[-1:])
+        return trace
+
+    # Code that nobody sees.
+
+    def report_scripted(self, place: Place, function: str) -> None:
+        """A module can call a TorchScript function, and without an autograd graph nobody knows whether it does."""
+        reason = f"TorchScript function {function}: {UNSEEN}"
+        self._say(HandFinding(".".join(filter(None, (place.name, function))), reason, place.hidden_from))
+
+    def _is_unseen(self, tensor: Tensor) -> bool:
+        entry, node = self._traces.get(id(tensor)), tensor.grad_fn
+        if node is None or self._first_node is None or (entry is not None and entry[0]() is tensor):
+            return False
+        if self._fixed.is_fixed(tensor) or (_is_by_function(tensor) and tensor.data_ptr() in self._by_memory):
+            return False
+        return bool(node._sequence_nr() > self._first_node)
+
+    def _report_unseen(self, place: Place, tensor: Tensor) -> None:
+        name = type(tensor.grad_fn).__name__
+        reason = (
+            f"part of it is no Python call of PyTorch (TorchScript, an extension, compiled code): {UNSEEN} ({name})"
+        )
+        self._say(HandFinding(place.label, reason, place.hidden_from))
+        self._keep(tensor, _Trace(True, object()))
+
+
+def _joined(traces: Iterable[_Trace]) -> _Trace:
+    """A new value, made of others."""
+    hidden = [trace for trace in traces if trace.hidden]
+    if not hidden:
+        return _NOTHING
+    findings = tuple(dict.fromkeys(own for trace in hidden for own in trace.findings))
+    mixed = any(trace.mixed for trace in hidden) or len({id(trace.origin) for trace in hidden}) > 1
+    return _Trace(True, object(), mixed=mixed, findings=findings)
+
+
+def _kind_of_clamp(low: Any, high: Any, mixed: bool) -> tuple[str, bool]:
+    """What a clamp is, and whether it is one as the last function of a model, too; boxes and guards are none.
+
+    >>> _kind_of_clamp(0, None, False), _kind_of_clamp(-1, 1, False), _kind_of_clamp(0, 640, False)
+    (('a clamp at 0 is a ReLU by hand', True), ('a clamp by hand', False), ('', False))
+    """
+    ends = [own for own in (low, high) if own is not None]
+    if not all(isinstance(own, (int, float)) for own in ends) or low is None:
+        return "", False
+    if low == 0 and (high is None or 1 < high <= 20):
+        return "a clamp at 0 is a ReLU by hand", True
+    if high is not None and not mixed and 0 < high <= 6 and low in (0, -high):
+        return "a clamp by hand", False
+    return "", False
+
+
+def _is_by_function(tensor: Tensor) -> bool:
+    """Whether a custom autograd function made a tensor: it is then another object than the one seen inside."""
+    return isinstance(tensor.grad_fn, torch.autograd.function.BackwardCFunction)
+
+
+_SUMS = named("add", "add_", "sub", "sub_", "rsub", "__rsub__", "__radd__", "__add__", "__sub__", "subtract")
+_PRODUCTS = named("mul", "mul_", "multiply", "multiply_", "__mul__", "__rmul__")
+_DIVISIONS = named("div", "div_", "divide", "true_divide", "__truediv__", "__rtruediv__", "__rdiv__", "reciprocal")
+_BACKWARDS = named("__rtruediv__", "__rdiv__", "reciprocal")
+_ABSOLUTE = named("abs", "absolute")
+_SINES = named("sin", "sin_")
+_LOG1P = named("log1p")
+_LAYERS = named(
+    "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution",
+    "embedding", "embedding_bag", "bilinear", "multi_head_attention_forward",
+)  # fmt: skip
+_WEIGHED = named(
+    "matmul", "__matmul__", "__rmatmul__", "mm", "bmm", "mv", "addmm", "addbmm", "baddbmm", "einsum", "tensordot",
+    "batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "scaled_dot_product_attention", "lstm",
+    "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell",
+)  # fmt: skip
+_SAME = named(
+    "view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "permute", "transpose", "movedim", "contiguous",
+    "clone", "detach", "to", "type", "type_as", "float", "half", "bfloat16", "double", "view_as", "reshape_as",
+    "expand", "expand_as", "neg", "neg_", "negative", "alias", "positive", "t",
+)  # fmt: skip
+_ALL = named("cat", "concat", "concatenate", "stack", "hstack", "vstack", "lerp", "addcmul", "addcdiv", "index_add")
+_REDUCTIONS = named(
+    "sum", "mean", "norm", "vector_norm", "var", "std", "var_mean", "std_mean", "amax", "amin", "cumsum", "prod",
+    "logsumexp", "median", "nansum", "nanmean", "avg_pool1d", "avg_pool2d", "avg_pool3d", "softmax", "log_softmax",
+)  # fmt: skip
+_GUARDED = named(
+    "sqrt", "sqrt_", "rsqrt", "logit", "acos", "asin", "log2", "log10", "normalize", "cross_entropy", "nll_loss",
+    "mse_loss", "l1_loss", "smooth_l1_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits", "kl_div",
+)  # fmt: skip
+_RULES: dict[Function, Callable[[HandSearch, Function, Arguments, Keywords], _Trace]] = {
+    function: rule
+    for functions, rule in (
+        (_LAYERS, HandSearch._enter_layer),
+        (_WEIGHED, HandSearch._multiply),
+        (_SAME, HandSearch._keep_value),
+        (_ALL, HandSearch._gather_all),
+        (_SUMS | _PRODUCTS, HandSearch._combine),
+        (_DIVISIONS, HandSearch._divide),
+        (named("exp", "exp_", "expm1", "exp2"), HandSearch._take_part),
+        (named("log", "log_", "log1p"), HandSearch._take_logarithm),
+        (named("gt", "ge", "lt", "le", "greater", "less", "__gt__", "__ge__", "__lt__", "__le__"), HandSearch._compare),
+        (named("where", "masked_fill", "masked_fill_", "__setitem__"), HandSearch._choose),
+        (named("maximum", "minimum", "max", "min", "fmax", "fmin"), HandSearch._take_extreme),
+        (named("clamp", "clamp_", "clamp_min", "clamp_min_", "clip", "clip_"), HandSearch._clamp),
+        (named("erf", "erf_", "erfc", "special_erf", "special_ndtr", "atan", "arctan", "asinh", "arcsinh", "sinc"),
+         HandSearch._bend),
+        (named("pow", "pow_", "__pow__", "square", "square_", "abs", "absolute"), HandSearch._take_power),
+        (_SINES | named("cos", "cos_"), HandSearch._wave),
+        (_REDUCTIONS, HandSearch._reduce),
+        (_GUARDED, HandSearch._drop),
+        (named("glu", "_addmm_activation", "cudnn_convolution_relu", "cudnn_convolution_add_relu"), HandSearch._gate),
+    )
+    for function in functions
+}  # fmt: skip
