@@ -311,9 +311,8 @@ class HandSearch:
         return _Trace(True, object())
 
     def _gate(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
-        trace = self._bent(
-            [self._of(first_argument(args, kwargs))], function, "a gate or a fused kernel is not measured"
-        )
+        given = self._of(first_argument(args, kwargs))
+        trace = self._bent([given], function, "a gate that mixes units, or a fused kernel, is not measured")
         self._confirm(trace.findings[-1:])
         return trace
 
@@ -334,9 +333,7 @@ class HandSearch:
 
     def _report_unseen(self, place: Place, tensor: Tensor) -> None:
         name = type(tensor.grad_fn).__name__
-        reason = (
-            f"part of it is no Python call of PyTorch (TorchScript, an extension, compiled code): {UNSEEN} ({name})"
-        )
+        reason = f"TorchScript, an extension or compiled code computes part of it ({name}): {UNSEEN}"
         self._say(HandFinding(place.label, reason, place.hidden_from))
         self._keep(tensor, _Trace(True, object()))
 

@@ -72,9 +72,10 @@ class ChannelAxes:
     def hand_on(self, source: Any, result: Any) -> None:
         """Gives a result that nothing is known of the layout of what it was computed from, if it has its shape."""
         layout = self.layout(source)
-        if layout is not None and isinstance(result, Tensor) and result.shape == source.shape:
-            if self.layout(result) is None:
-                self._mark(result, layout)
+        if layout is None or not isinstance(result, Tensor) or result.shape != source.shape:
+            return
+        if self.layout(result) is None:
+            self._mark(result, layout)
 
     def concerns(self, function: Function) -> bool:
         """Whether there can be anything to note of a call of this function."""

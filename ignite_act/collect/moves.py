@@ -1,8 +1,8 @@
 """Where the channels of a tensor go when its axes are reshaped, reordered, indexed, reduced or contracted.
 
 A layout describes every axis by factors ``(size, step)``, the slowest first: how many indices, and by how much the
-channel's number grows with each. ``(N, C, H, W)`` behind a convolution is ``((N, 0),), ((C, 1),), ((H, 0),), ((W, 0),)``.
-Splitting C into two axes gives ``((2, C / 2),), ((C / 2, 1),)``, and a shuffle of groups brings them together again.
+channel's number grows with each. ``(N, C, L)`` behind a convolution is ``((N, 0),), ((C, 1),), ((L, 0),)``. Splitting C
+into two axes gives ``((2, C / 2),), ((C / 2, 1),)``, and a shuffle of groups brings them together again.
 Nothing is guessed from sizes that happen to be equal: torch itself says where it puts an axis, on a tensor without
 memory.
 """

@@ -21,9 +21,7 @@ logger = logging.getLogger(__name__)
 S = TypeVar("S", bound=Statistic)
 
 
-_NO_AXIS = (
-    "its units' axis is not known: the channels lie on several axes or were taken together with others; give unit_dim"
-)
+_NO_AXIS = "its units' axis is not known: the channels were split or mixed with other axes; give unit_dim"
 
 
 class _Choice(NamedTuple):
@@ -228,15 +226,12 @@ class SiteCollector(Collector, Generic[S]):
         labels, measured = self._tap.labels(), set(seen)
         unseen = self._failures()
         called = {key.module for key, label in labels.items() if label in measured or label in unseen}
+        called |= self._tap.of_parameters
         for number, info in self._tap.modules.items():
             reason = info.opaque
             if number in self._tap.fused and issubclass(info.kind, nn.TransformerEncoderLayer) and number not in called:
                 reason = "in eval mode torch may compute it in one fused kernel, which watching would switch off"
-            elif (
-                info.activation_fn is not None
-                and info.activation_fn.pointwise
-                and number not in called | self._tap.of_parameters
-            ):
+            elif info.activation_fn is not None and info.activation_fn.pointwise and number not in called:
                 reason = (
                     "it was not called in this window, or only where it cannot be seen (compiled code, replicas), "
                     "or its own forward calls no function that is known"
