@@ -273,7 +273,8 @@ class HandSearch:
         if not trace.hidden or not isinstance(power, (int, float)) or power < 1:
             return self._drop(function, args, kwargs)
         if trace.mixed or trace.findings:
-            return _joined([trace])
+            form = "part" if function in _ABSOLUTE else ""
+            return _joined([trace])._replace(origin=trace.origin, form=form, close=trace.close)
         bent = self._bent([trace], function, "a power between layers", weak=True, at_the_end=False)
         return bent._replace(origin=trace.origin, form="part") if function in _ABSOLUTE else bent
 
@@ -295,7 +296,9 @@ class HandSearch:
         trace = self._of(first_argument(args, kwargs))
         for finding in trace.findings:
             finding.is_void = finding.is_void or finding.weak
-        return _NOTHING if trace.form == "mask" else _joined([trace])
+        if trace.form == "mask":
+            return _NOTHING
+        return _joined([trace])._replace(mixed=trace.mixed or function not in _POOLS)
 
     def _multiply(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
         """A matrix product, a norm or a fused layer is a layer if it has a weight."""
@@ -393,8 +396,9 @@ _SAME = named(
 _ALL = named("cat", "concat", "concatenate", "stack", "hstack", "vstack", "lerp", "addcmul", "addcdiv", "index_add")
 _REDUCTIONS = named(
     "sum", "mean", "norm", "vector_norm", "var", "std", "var_mean", "std_mean", "amax", "amin", "cumsum", "prod",
-    "logsumexp", "median", "nansum", "nanmean", "avg_pool1d", "avg_pool2d", "avg_pool3d", "softmax", "log_softmax",
+    "logsumexp", "median", "nansum", "nanmean", "softmax", "log_softmax",
 )  # fmt: skip
+_POOLS = named("avg_pool1d", "avg_pool2d", "avg_pool3d", "mean")
 _GUARDED = named(
     "sqrt", "sqrt_", "rsqrt", "logit", "acos", "asin", "log2", "log10", "normalize", "cross_entropy", "nll_loss",
     "mse_loss", "l1_loss", "smooth_l1_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits", "kl_div",
@@ -414,11 +418,11 @@ _RULES: dict[Function, Callable[[HandSearch, Function, Arguments, Keywords], _Tr
         (named("where", "masked_fill", "masked_fill_", "__setitem__"), HandSearch._choose),
         (named("maximum", "minimum", "max", "min", "fmax", "fmin"), HandSearch._take_extreme),
         (named("clamp", "clamp_", "clamp_min", "clamp_min_", "clip", "clip_"), HandSearch._clamp),
-        (named("erf", "erf_", "erfc", "special_erf", "special_ndtr", "atan", "arctan", "asinh", "arcsinh", "sinc"),
+        (named("erf", "erf_", "erfc", "ndtr", "atan", "arctan", "asinh", "arcsinh", "sinc"),
          HandSearch._bend),
         (named("pow", "pow_", "__pow__", "square", "square_", "abs", "absolute"), HandSearch._take_power),
         (_SINES | named("cos", "cos_"), HandSearch._wave),
-        (_REDUCTIONS, HandSearch._reduce),
+        (_REDUCTIONS | _POOLS, HandSearch._reduce),
         (_GUARDED, HandSearch._drop),
         (named("glu", "_addmm_activation", "cudnn_convolution_relu", "cudnn_convolution_add_relu"), HandSearch._gate),
     )

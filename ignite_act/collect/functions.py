@@ -17,7 +17,7 @@ Keywords = dict[str, Any]
 
 def named(*names: str) -> frozenset[Function]:
     """Everything in torch that has one of these names: functional, function, tensor method and operator."""
-    places = (F, torch, torch.Tensor, torch.linalg, torch._C._nn)
+    places = (F, torch, torch.Tensor, torch.linalg, torch.special, torch._C._nn)
     found = {getattr(place, name) for name in names for place in places if hasattr(place, name)}
     for packet in (getattr(torch.ops.aten, name, None) for name in names):
         if isinstance(packet, OpOverloadPacket):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -51,13 +53,21 @@ def why_opaque(module: nn.Module) -> str:
 
 def scripted_functions(module: nn.Module) -> list[str]:
     """Names of the TorchScript functions that a module's forward can call: no mode and no hook sees those calls."""
-    forward = getattr(type(module).forward, "__wrapped__", type(module).forward)
-    code = getattr(forward, "__code__", None)
-    if code is None:
-        return []
-    known = {name: forward.__globals__.get(name) for name in code.co_names}
-    known |= dict(zip(code.co_varnames[: code.co_argcount][::-1], (forward.__defaults__ or ())[::-1], strict=False))
-    known |= forward.__kwdefaults__ or {}
-    known |= {name: cell.cell_contents for name, cell in zip(code.co_freevars, forward.__closure__ or (), strict=False)}
-    known |= vars(module)
-    return [str(own.name) for own in known.values() if isinstance(own, torch.jit.ScriptFunction)]
+    found: dict[str, None] = {}
+    waiting = [(type(module).forward, 0), *((own, 1) for own in vars(module).values())]
+    for own, depth in waiting:
+        if isinstance(own, torch.jit.ScriptFunction):
+            found[str(own.name)] = None
+        elif isinstance(own, FunctionType) and depth < 3:
+            waiting += [(used, depth + 1) for used in _used_by(own)]
+    return list(found)
+
+
+def _used_by(function: FunctionType) -> Iterator[Any]:
+    """What a function's code can reach by a name of its own."""
+    yield from (function.__globals__.get(name) for name in function.__code__.co_names)
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # not filled yet
+            yield cell.cell_contents
