@@ -18,50 +18,10 @@ from torch import Tensor
 
 from ignite_act.collect.fixed import FixedTensors, is_zero
 from ignite_act.collect.functions import Arguments, Function, Keywords, first_argument, named, tensors_in, word
+from ignite_act.collect.hand_values import NOTHING, HandFinding, Trace, joined, kind_of_clamp
 
 ADVICE = "put it into a module and choose that with sites="
 UNSEEN = "what happens inside cannot be seen"
-
-
-class HandFinding:
-    """A call that is an activation by hand if its value goes on into a layer."""
-
-    __slots__ = ("at_the_end", "hidden_from", "is_void", "name", "reason", "weak")
-
-    def __init__(
-        self, name: str, reason: str, hidden_from: frozenset[int], *, weak: bool = False, at_the_end: bool = True
-    ) -> None:
-        self.name = name
-        self.reason = reason
-        self.hidden_from = hidden_from
-        self.weak = weak  # a power that is summed up is a norm
-        self.at_the_end = at_the_end  # whether it is one, too, if the model returns it
-        self.is_void = False
-
-
-class _Trace(NamedTuple):
-    """What is known of a tensor.
-
-    Attributes:
-        hidden: whether it comes from a layer.
-        origin: the same for a value, its multiples and its masks.
-        form: ``"mask"`` of the origin; ``"part"``, an exponential or absolute value of it; ``"sum"``, 1 + such a part.
-        mixed: whether several values of layers were combined, or an activation function was called.
-        close: whether only functions of single elements were called since the last finding.
-        findings: since the last layer.
-        is_zero: a constant 0.
-    """
-
-    hidden: bool = False
-    origin: object = None
-    form: str = ""
-    mixed: bool = False
-    close: bool = False
-    findings: tuple[HandFinding, ...] = ()
-    is_zero: bool = False
-
-
-_NOTHING = _Trace()
 
 
 class Place(NamedTuple):
@@ -89,33 +49,33 @@ class HandSearch:
         self._fixed = fixed
         self._say = say
         self._place = Place("", "", frozenset())
-        self._traces: dict[int, tuple[weakref.ref[Tensor], _Trace]] = {}
-        self._by_memory: dict[int, _Trace] = {}
+        self._traces: dict[int, tuple[weakref.ref[Tensor], Trace]] = {}
+        self._by_memory: dict[int, Trace] = {}
         self._waves: dict[int, tuple[bool, list[HandFinding]]] = {}  # sines or cosines, by the memory of their argument
         self._first_node: int | None = None  # of this forward's part of the autograd graph
 
-    def follow(self, place: Place, function: Function, args: Arguments, kwargs: Keywords, result: Any) -> None:
-        """Takes note of one call that is no site."""
+    def follow(
+        self, place: Place, function: Function, args: Arguments, kwargs: Keywords, result: Any, *, is_site: bool
+    ) -> None:
+        """Takes note of one call; a site is the activation of its layer."""
         self._place = place
-        made = _RULES.get(function, HandSearch._pass)(self, function, args, kwargs)
-        if is_zero(function, args):
-            made = _Trace(is_zero=True)
+        if is_site:
+            made = Trace(self._of(first_argument(args, kwargs)).hidden, object(), mixed=True)
+        elif is_zero(function, args):
+            made = Trace(is_zero=True)
+        else:
+            made = _RULES.get(function, HandSearch._pass)(self, function, args, kwargs)
         for tensor in tensors_in((result,)):
             self._keep(tensor, made)
         if result is None and args and isinstance(args[0], Tensor) and made.hidden:
             self._keep(args[0], made)  # target[index] = value
-
-    def pass_site(self, before: Any, result: Any) -> None:
-        """Takes note of a call that is a site: its input has been through the activation of its layer."""
-        if isinstance(result, Tensor):
-            self._keep(result, _Trace(self._of(before).hidden, object(), mixed=True))
 
     def leave(self, place: Place, args: Arguments, output: Tensor | None, opaque: bool) -> None:
         """A module returns a tensor: by code that nobody saw, if it is new and no function made it."""
         if output is not None and self._is_unseen(output):
             if not opaque and not any(output is own for own in args):
                 self._report_unseen(place, output)
-            self._keep(output, _Trace(hidden=True, origin=object()))
+            self._keep(output, Trace(hidden=True, origin=object()))
 
     def finish(self, outputs: Iterable[Tensor]) -> None:
         """The model returns: what was made by hand last is an activation, too."""
@@ -124,17 +84,17 @@ class HandSearch:
             if trace.close and trace.findings and trace.findings[-1].at_the_end:
                 self._confirm(trace.findings[-1:])
 
-    def _of(self, value: Any) -> _Trace:
+    def _of(self, value: Any) -> Trace:
         entry = self._traces.get(id(value))
         if entry is not None and entry[0]() is value:
             return entry[1]
         if isinstance(value, Tensor) and _is_by_function(value):
-            return self._by_memory.get(value.data_ptr(), _NOTHING)
-        return _NOTHING
+            return self._by_memory.get(value.data_ptr(), NOTHING)
+        return NOTHING
 
-    def _keep(self, tensor: Tensor, trace: _Trace) -> None:
+    def _keep(self, tensor: Tensor, trace: Trace) -> None:
         if trace.hidden and not tensor.dtype.is_floating_point and trace.form != "mask":
-            trace = _NOTHING
+            trace = NOTHING
         self._traces[id(tensor)] = (weakref.ref(tensor), trace)
         if trace.hidden:
             self._by_memory[tensor.data_ptr()] = trace
@@ -147,61 +107,61 @@ class HandSearch:
                 finding.is_void = True
                 self._say(finding)
 
-    def _bent(self, traces: Sequence[_Trace], function: Function, what: str, **kind: bool) -> _Trace:
+    def _bent(self, traces: Sequence[Trace], function: Function, what: str, **kind: bool) -> Trace:
         """The trace of a value that an activation by hand has made."""
         name = ".".join(part for part in (self._place.name, word(function)) if part)
         finding = HandFinding(name, f"{what}: {ADVICE}", self._place.hidden_from, **kind)
-        trace = _joined(traces)
+        trace = joined(traces)
         return trace._replace(findings=(*trace.findings, finding), close=True)
 
     # What functions do.
 
-    def _pass(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+    def _pass(self, function: Function, args: Arguments, kwargs: Keywords) -> Trace:
         """A pooling, a gather: its first argument goes on. A function with a weight is a layer."""
         first = first_argument(args, kwargs)
         rest = tensors_in((*args[1:], *kwargs.values()))
         if any(self._fixed.is_weight(own) for own in rest) and not self._fixed.is_fixed(first):
             return self._enter_layer(function, args, kwargs)
         traces = [self._of(own) for own in tensors_in((first,))]
-        return traces[0] if traces and traces[0].form == "mask" else _joined(traces)
+        return traces[0] if traces and traces[0].form == "mask" else joined(traces)
 
-    def _keep_value(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+    def _keep_value(self, function: Function, args: Arguments, kwargs: Keywords) -> Trace:
         """The same value in another shape, type or place."""
         return self._of(first_argument(args, kwargs))
 
-    def _gather_all(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
-        return _joined([self._of(own) for own in tensors_in((*args, *kwargs.values()))])
+    def _gather_all(self, function: Function, args: Arguments, kwargs: Keywords) -> Trace:
+        return joined([self._of(own) for own in tensors_in((*args, *kwargs.values()))])
 
-    def _combine(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+    def _combine(self, function: Function, args: Arguments, kwargs: Keywords) -> Trace:
         """A sum or a product; with a number it is a multiple of the same value."""
         given = [*args, *kwargs.values()][:2]
         traces = [self._of(own) for own in given]
         hidden = [trace for trace in traces if trace.hidden]
         if not hidden:
-            return _NOTHING
+            return NOTHING
         if len(hidden) == 2:
             return self._combine_two(function, hidden, given[0] is given[1])
         trace, other = hidden[0], given[1 - traces.index(hidden[0])]
         if isinstance(other, Tensor):
-            return _joined(hidden)._replace(origin=trace.origin, close=trace.close)
+            return joined(hidden)._replace(origin=trace.origin, close=trace.close)
         if trace.form == "part" and function in _SUMS and abs(other) == 1:
             return trace._replace(form="sum")
         return trace
 
-    def _combine_two(self, function: Function, traces: list[_Trace], same: bool) -> _Trace:
-        joined = _joined(traces)._replace(close=any(trace.close for trace in traces))
+    def _combine_two(self, function: Function, traces: list[Trace], same: bool) -> Trace:
+        made = joined(traces)._replace(close=any(trace.close for trace in traces))
         if traces[0].origin is not traces[1].origin:
-            return joined
+            return made
         forms = {trace.form for trace in traces}
         if function in _SUMS:
-            return joined._replace(origin=traces[0].origin, form="sum" if forms == {"part"} else "")
+            return made._replace(origin=traces[0].origin, form="sum" if forms == {"part"} else "")
         if "mask" in forms:
             return self._bent(traces, function, "a product with a mask of the value itself")
         if same and not traces[0].mixed:
             return self._bent(traces, function, "a square between layers", weak=True, at_the_end=False)
-        return joined
+        return made
 
-    def _divide(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+    def _divide(self, function: Function, args: Arguments, kwargs: Keywords) -> Trace:
         """``1 / (1 + exp(-x))`` and its like; what else is divided by is a norm."""
         given = [*args, *kwargs.values()][:2]
         if function in _BACKWARDS:
@@ -212,41 +172,41 @@ class HandSearch:
         if not below.hidden:
             return above._replace(form="")
         findings = tuple(own for own in below.findings if not own.weak)
-        return _joined([above, below._replace(findings=findings)])
+        return joined([above, below._replace(findings=findings)])
 
-    def _take_part(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+    def _take_part(self, function: Function, args: Arguments, kwargs: Keywords) -> Trace:
         """An exponential, alone, is a scale or a weight of softmax; of a square, a bell."""
         trace = self._of(first_argument(args, kwargs))
         if any(own.weak and not own.is_void for own in trace.findings) and trace.close:
             return self._bent([trace], function, "an exponential of a power")
-        return trace._replace(form="part", findings=(), close=False) if trace.hidden else _NOTHING
+        return trace._replace(form="part", findings=(), close=False) if trace.hidden else NOTHING
 
-    def _take_logarithm(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+    def _take_logarithm(self, function: Function, args: Arguments, kwargs: Keywords) -> Trace:
         trace = self._of(first_argument(args, kwargs))
         if trace.form == ("part" if function in _LOG1P else "sum") and not trace.findings:
             return self._bent([trace], function, "a logarithm of 1 and an exponential")
         return self._drop(function, args, kwargs)
 
-    def _drop(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+    def _drop(self, function: Function, args: Arguments, kwargs: Keywords) -> Trace:
         """What has to be guarded against, or mixes the units: no activation so far."""
-        return _joined([self._of(first_argument(args, kwargs))])._replace(findings=())
+        return joined([self._of(first_argument(args, kwargs))])._replace(findings=())
 
-    def _compare(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+    def _compare(self, function: Function, args: Arguments, kwargs: Keywords) -> Trace:
         given = [*args, *kwargs.values()][:2]
         trace, other = self._of(given[0]), given[-1]
         single = not isinstance(other, Tensor) or other.numel() == 1
-        return _Trace(True, trace.origin, "mask") if trace.hidden and single else _NOTHING
+        return Trace(True, trace.origin, "mask") if trace.hidden and single else NOTHING
 
-    def _choose(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+    def _choose(self, function: Function, args: Arguments, kwargs: Keywords) -> Trace:
         """``where``, ``masked_fill`` or ``x[mask] = 0`` with a mask of the value itself."""
         traces = [self._of(own) for own in tensors_in((*args, *kwargs.values()))]
         masks = [trace.origin for trace in traces if trace.form == "mask"]
         values = [trace for trace in traces if trace.hidden and trace.form != "mask"]
         if any(mask is value.origin for mask in masks for value in values):
             return self._bent(values, function, "a choice by the value itself")
-        return _joined(values)
+        return joined(values)
 
-    def _take_extreme(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+    def _take_extreme(self, function: Function, args: Arguments, kwargs: Keywords) -> Trace:
         traces = [self._of(own) for own in tensors_in((*args, *kwargs.values()))]
         if len(traces) != 2:
             return self._reduce(function, args, kwargs)
@@ -254,19 +214,19 @@ class HandSearch:
         same = len(hidden) == 2 and hidden[0].origin is hidden[1].origin
         if same or (hidden and any(trace.is_zero for trace in traces)):
             return self._bent(hidden, function, "an extreme of the value and 0 or a multiple")
-        return _joined(hidden)
+        return joined(hidden)
 
-    def _clamp(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+    def _clamp(self, function: Function, args: Arguments, kwargs: Keywords) -> Trace:
         trace = self._of(first_argument(args, kwargs))
         bounds = dict(zip(("min", "max"), args[1:], strict=False)) | kwargs
-        kind, at_the_end = _kind_of_clamp(bounds.get("min"), bounds.get("max"), trace.mixed)
+        kind, at_the_end = kind_of_clamp(bounds.get("min"), bounds.get("max"), trace.mixed)
         return self._bent([trace], function, kind, at_the_end=at_the_end) if kind and trace.hidden else trace
 
-    def _bend(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+    def _bend(self, function: Function, args: Arguments, kwargs: Keywords) -> Trace:
         trace = self._of(first_argument(args, kwargs))
-        return self._bent([trace], function, "an activation function that is not known") if trace.hidden else _NOTHING
+        return self._bent([trace], function, "an activation function that is not known") if trace.hidden else NOTHING
 
-    def _take_power(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+    def _take_power(self, function: Function, args: Arguments, kwargs: Keywords) -> Trace:
         """A power or absolute value of a layer's output; of anything else it is arithmetic."""
         trace = self._of(first_argument(args, kwargs))
         power = args[1] if len(args) > 1 else kwargs.get("exponent", 2)
@@ -274,16 +234,16 @@ class HandSearch:
             return self._drop(function, args, kwargs)
         if trace.mixed or trace.findings:
             form = "part" if function in _ABSOLUTE else ""
-            return _joined([trace])._replace(origin=trace.origin, form=form, close=trace.close)
+            return joined([trace])._replace(origin=trace.origin, form=form, close=trace.close)
         bent = self._bent([trace], function, "a power between layers", weak=True, at_the_end=False)
         return bent._replace(origin=trace.origin, form="part") if function in _ABSOLUTE else bent
 
-    def _wave(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+    def _wave(self, function: Function, args: Arguments, kwargs: Keywords) -> Trace:
         """A sine or a cosine; both, of the same values, are an encoding of positions."""
         value, is_sine = first_argument(args, kwargs), function in _SINES
         trace = self._of(value)
         if not trace.hidden:
-            return _NOTHING
+            return NOTHING
         bent = self._bent([trace], function, "an activation function that is not known")
         before, findings = self._waves.setdefault(value.untyped_storage().data_ptr(), (is_sine, []))
         findings.append(bent.findings[-1])
@@ -292,28 +252,28 @@ class HandSearch:
                 finding.is_void = True
         return bent
 
-    def _reduce(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+    def _reduce(self, function: Function, args: Arguments, kwargs: Keywords) -> Trace:
         trace = self._of(first_argument(args, kwargs))
         for finding in trace.findings:
             finding.is_void = finding.is_void or finding.weak
         if trace.form == "mask":
-            return _NOTHING
-        return _joined([trace])._replace(mixed=trace.mixed or function not in _POOLS)
+            return NOTHING
+        return joined([trace])._replace(mixed=trace.mixed or function not in _POOLS)
 
-    def _multiply(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+    def _multiply(self, function: Function, args: Arguments, kwargs: Keywords) -> Trace:
         """A matrix product, a norm or a fused layer is a layer if it has a weight."""
         if any(self._fixed.is_weight(own) for own in tensors_in((*args, *kwargs.values()))):
             return self._enter_layer(function, args, kwargs)
         return self._gather_all(function, args, kwargs)
 
-    def _enter_layer(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+    def _enter_layer(self, function: Function, args: Arguments, kwargs: Keywords) -> Trace:
         for own in tensors_in((*args, *kwargs.values())):
             if self._is_unseen(own):
                 self._report_unseen(self._place, own)
             self._confirm(self._of(own).findings)
-        return _Trace(True, object())
+        return Trace(True, object())
 
-    def _gate(self, function: Function, args: Arguments, kwargs: Keywords) -> _Trace:
+    def _gate(self, function: Function, args: Arguments, kwargs: Keywords) -> Trace:
         given = self._of(first_argument(args, kwargs))
         trace = self._bent([given], function, "a gate that mixes units, or a fused kernel, is not measured")
         self._confirm(trace.findings[-1:])
@@ -338,33 +298,7 @@ class HandSearch:
         name = type(tensor.grad_fn).__name__
         reason = f"TorchScript, an extension or compiled code computes part of it ({name}): {UNSEEN}"
         self._say(HandFinding(place.label, reason, place.hidden_from))
-        self._keep(tensor, _Trace(True, object()))
-
-
-def _joined(traces: Iterable[_Trace]) -> _Trace:
-    """A new value, made of others."""
-    hidden = [trace for trace in traces if trace.hidden]
-    if not hidden:
-        return _NOTHING
-    findings = tuple(dict.fromkeys(own for trace in hidden for own in trace.findings))
-    mixed = any(trace.mixed for trace in hidden) or len({id(trace.origin) for trace in hidden}) > 1
-    return _Trace(True, object(), mixed=mixed, findings=findings)
-
-
-def _kind_of_clamp(low: Any, high: Any, mixed: bool) -> tuple[str, bool]:
-    """What a clamp is, and whether it is one as the last function of a model, too; boxes and guards are none.
-
-    >>> _kind_of_clamp(0, None, False), _kind_of_clamp(-1, 1, False), _kind_of_clamp(0, 640, False)
-    (('a clamp at 0 is a ReLU by hand', True), ('a clamp by hand', False), ('', False))
-    """
-    ends = [own for own in (low, high) if own is not None]
-    if not all(isinstance(own, (int, float)) for own in ends) or low is None:
-        return "", False
-    if low == 0 and (high is None or 1 < high <= 20):
-        return "a clamp at 0 is a ReLU by hand", True
-    if high is not None and not mixed and 0 < high <= 6 and low in (0, -high):
-        return "a clamp by hand", False
-    return "", False
+        self._keep(tensor, Trace(True, object()))
 
 
 def _is_by_function(tensor: Tensor) -> bool:
@@ -403,7 +337,7 @@ _GUARDED = named(
     "sqrt", "sqrt_", "rsqrt", "logit", "acos", "asin", "log2", "log10", "normalize", "cross_entropy", "nll_loss",
     "mse_loss", "l1_loss", "smooth_l1_loss", "binary_cross_entropy", "binary_cross_entropy_with_logits", "kl_div",
 )  # fmt: skip
-_RULES: dict[Function, Callable[[HandSearch, Function, Arguments, Keywords], _Trace]] = {
+_RULES: dict[Function, Callable[[HandSearch, Function, Arguments, Keywords], Trace]] = {
     function: rule
     for functions, rule in (
         (_LAYERS, HandSearch._enter_layer),

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ignite_act.collect.forward import SiteCall
+from ignite_act.collect.calls import SiteCall
 from ignite_act.collect.names import Patterns
 from ignite_act.collect.sites import SiteCollector
 from ignite_act.stats import UnitLife

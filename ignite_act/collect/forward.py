@@ -15,105 +15,21 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn, overrides
 from torch.overrides import TorchFunctionMode
 
 from ignite_act.activations import Activation, RecognisedCall, recognised_call, recognised_module
-from ignite_act.collect.by_hand import HandFinding, HandSearch, Place
+from ignite_act.collect.by_hand import HandSearch
+from ignite_act.collect.calls import Frame, ModuleInfo, SiteCall, SiteKey, SiteObserver, place_of
 from ignite_act.collect.fixed import FixedTensors
 from ignite_act.collect.fused import FUSING, is_fused, scripted_functions, why_opaque
+from ignite_act.collect.hand_values import HandFinding
 from ignite_act.collect.hooks import is_compiling, watch
 from ignite_act.collect.layout import ChannelAxes
 from ignite_act.collect.names import module_names
-
-
-class SiteKey(NamedTuple):
-    """Identity of a site within a process: the k-th call of something in one call of a module."""
-
-    module: int  # number of the enclosing module, or of the activation module itself
-    module_call: int
-    function: str  # "" for an activation module
-    call: int
-
-
-class SiteCall(NamedTuple):
-    """One call of an activation function.
-
-    Attributes:
-        key: which site it belongs to.
-        activation_fn: what is known of the function; None for a hand-written module that was chosen.
-        parameters: the function's parameters in this call.
-        pre_activation: what entered, None if it has been overwritten since.
-        activation: what left.
-        unit_dim: axis of the units, negative; None if it is not known.
-    """
-
-    key: SiteKey
-    activation_fn: Activation | None
-    parameters: Mapping[str, Any]
-    pre_activation: Tensor | None
-    activation: Tensor
-    unit_dim: int | None
-
-
-class SiteObserver(Protocol):
-    """What a forward tap calls."""
-
-    seconds: float
-    """Time spent in `observe`."""
-
-    def wants_forward(self) -> bool:
-        """Whether the forward that begins now is to be measured; asked once per outermost call."""
-
-    def needs_pre_activation(self, activation_fn: Activation) -> bool:
-        """Whether the input of the function must survive an in-place call."""
-
-    def chooses_module(self, module: nn.Module, names: list[str]) -> bool:
-        """Whether a module that is no known activation is to be measured as one site."""
-
-    def observe(self, call: SiteCall) -> None:
-        """Takes one call."""
-
-    def fail(self, key: SiteKey, error: Exception) -> None:
-        """Is told that `observe` raised."""
-
-    def note(self, what: str, reason: str) -> None:
-        """Is told of something that could not be seen and is no site."""
-
-
-class ModuleInfo(NamedTuple):
-    """What is known of a module before it is called."""
-
-    number: int
-    """The module's own for ever, which its id is not."""
-    kind: type[nn.Module]
-    names: list[str]
-    activation_fn: Activation | None
-    whole_for: frozenset[int]
-    """Ids of the observers that measure the module from the outside, as one site."""
-    opaque: str
-    """Why what happens inside cannot be seen; empty if it can."""
-    may_fuse: bool
-    """Whether torch has a fused kernel for the module."""
-
-
-class _Frame:
-    """A module that is being executed."""
-
-    __slots__ = ("call", "counts", "hidden_from", "info", "module", "owns", "pre_activation", "version")
-
-    def __init__(self, module: nn.Module, info: ModuleInfo, call: int, hidden_from: frozenset[int]) -> None:
-        self.module = module
-        self.info = info
-        self.call = call
-        self.counts: dict[str, int] = {}
-        self.owns = bool(module._parameters or module._buffers)
-        self.hidden_from = hidden_from  # ids of the observers for which what is called inside is no site
-        self.pre_activation: Tensor | None = None
-        self.version = 0
 
 
 class ForwardTap:
@@ -128,7 +44,7 @@ class ForwardTap:
         self._observers: list[weakref.ref[SiteObserver]] = []
         self._live: tuple[SiteObserver, ...] = ()
         self._depth = 0
-        self._stack: list[_Frame] = []
+        self._stack: list[Frame] = []
         self._known: dict[int, ModuleInfo] = {}  # by their numbers, also of modules that have been replaced since
         self._calls: dict[int, int] = {}  # module -> calls in this forward
         self._most_calls: dict[int, int] = {}  # module -> most calls in one forward
@@ -308,7 +224,7 @@ class ForwardTap:
         self._calls[own] = number + 1
         if number >= self._most_calls.get(own, 0):
             self._most_calls[own] = number + 1
-        frame = _Frame(module, info, number, stack[-1].hidden_from if stack else frozenset())
+        frame = Frame(module, info, number, stack[-1].hidden_from if stack else frozenset())
         if info.whole_for:
             frame.hidden_from = frame.hidden_from | info.whole_for
             if args and isinstance(args[0], Tensor):
@@ -317,7 +233,7 @@ class ForwardTap:
         stack.append(frame)
         if self._search is not None and not torch.is_grad_enabled():
             for name in scripted_functions(module):
-                self._search.report_scripted(_place(frame), name)
+                self._search.report_scripted(place_of(frame), name)
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """A module's forward ends, by a return or by an exception."""
@@ -347,12 +263,7 @@ class ForwardTap:
         if known is not None and observers and not self._is_of_parameters(before):
             return self._call_site(known, observers, function, args, kwargs)
         result = function(*args, **kwargs)
-        self._follow(function, args, kwargs, result)
-        if self._search is not None and self._stack:
-            if known is None:
-                self._search.follow(_place(self._stack[-1]), function, args, kwargs, result)
-            else:
-                self._search.pass_site(before, result)
+        self._follow(function, args, kwargs, result, is_site=known is not None)
         return result
 
     def _call_site(
@@ -371,23 +282,26 @@ class ForwardTap:
             wanted = any(observer.needs_pre_activation(known.activation_fn) for observer in observers)
             pre_activation = before.detach().clone() if wanted and isinstance(before, Tensor) else None
         result = function(*args, **kwargs)
-        self._follow(function, args, kwargs, result)
-        if self._search is not None:
-            self._search.pass_site(before, result)
+        self._follow(function, args, kwargs, result, is_site=True)
         if isinstance(result, Tensor):
             frame = self._stack[-1]
             key = self._key(frame, known.label if frame.info.activation_fn is None else "")
             _tell(observers, SiteCall(key, known.activation_fn, parameters, pre_activation, result, unit_dim))
         return result
 
-    def _follow(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        """Keeps track of channels and of what parameters alone have made."""
+    def _follow(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, *, is_site: bool
+    ) -> None:
+        """Keeps track of channels, of what follows from parameters alone and of activations by hand."""
         if self.axes.concerns(function):
             self.axes.follow(function, args, kwargs, result)
-        if self._stack:
-            frame = self._stack[-1]
-            if self._fixed.concerns(frame.owns, args):
-                self._fixed.follow(frame.module, function, args, kwargs, result)
+        if not self._stack:
+            return
+        frame = self._stack[-1]
+        if self._fixed.concerns(frame.owns, args):
+            self._fixed.follow(frame.module, function, args, kwargs, result)
+        if self._search is not None:
+            self._search.follow(place_of(frame), function, args, kwargs, result, is_site=is_site)
 
     def _is_of_parameters(self, value: Any) -> bool:
         """Whether a function of this is no activation: it is the same for every sample."""
@@ -398,13 +312,13 @@ class ForwardTap:
             self.of_parameters.add(frame.info.number)
         return True
 
-    def _see_output(self, frame: _Frame, args: tuple[Any, ...], output: Any) -> None:
+    def _see_output(self, frame: Frame, args: tuple[Any, ...], output: Any) -> None:
         """A module returns: what it has made out of sight is known by its shape."""
         result = output if isinstance(output, Tensor) else None
         if args:
             self.axes.hand_on(args[0], result)
         if self._search is not None:
-            self._search.leave(_place(frame), args, result, bool(frame.info.opaque or frame.info.whole_for))
+            self._search.leave(place_of(frame), args, result, bool(frame.info.opaque or frame.info.whole_for))
             if not self._stack:
                 self._search.finish(_walk(output))
 
@@ -460,7 +374,7 @@ class ForwardTap:
             self._mode_entered = False
             _remove_mode(self._mode)
 
-    def _emit_whole(self, frame: _Frame, output: Any) -> None:
+    def _emit_whole(self, frame: Frame, output: Any) -> None:
         result = first_tensor(output)
         outer = self._stack[-1].hidden_from if self._stack else frozenset()
         own = frame.info.whole_for - outer
@@ -476,16 +390,12 @@ class ForwardTap:
         call = SiteCall(self._key(frame, ""), frame.info.activation_fn, vars(frame.module), before, result, unit_dim)
         _tell(observers, call)
 
-    def _key(self, frame: _Frame, label: str) -> SiteKey:
+    def _key(self, frame: Frame, label: str) -> SiteKey:
         number = frame.counts.get(label, 0)
         frame.counts[label] = number + 1
         key = SiteKey(frame.info.number, frame.call, label, number)
         self._keys[key] = self._window
         return key
-
-
-def _place(frame: _Frame) -> Place:
-    return Place(frame.info.names[0], frame.info.kind.__name__, frame.hidden_from)
 
 
 def _tell(observers: tuple[SiteObserver, ...], call: SiteCall) -> None:

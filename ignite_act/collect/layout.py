@@ -36,7 +36,19 @@ _LOSING = named(
     "unfold", "fold", "im2col", "col2im", "tensordot", "outer", "kron", "cdist", "as_strided", "squeeze_", "rot90",
     "resize_", "set_", "view_as_real", "view_as_complex", "meshgrid", "diag_embed",
 ) - {torch.Tensor.unfold}  # fmt: skip
-_FORGETTING = named("scaled_dot_product_attention", "bilinear", "baddbmm", "addmm", "addbmm")
+_FORGETTING = named(
+    "new_zeros",
+    "new_ones",
+    "new_empty",
+    "new_full",
+    "new_tensor",
+    "new",
+    "scaled_dot_product_attention",
+    "bilinear",
+    "baddbmm",
+    "addmm",
+    "addbmm",
+)
 
 
 class ChannelAxes:

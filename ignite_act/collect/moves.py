@@ -51,16 +51,15 @@ def unit_axis(layout: Layout) -> int | None:
 
 
 def united(layouts: Sequence[Layout]) -> Layout:
-    """The layout of what was computed element by element; one channel alone, as of a mask, does not count."""
-    different = set(layouts) - {LOST}
-    if len(different) > 1:
-        different = {own for own in different if channels_of(own) > 1} or different
-    return different.pop() if len(different) == 1 else LOST
-
-
-def channels_of(layout: Layout) -> int:
-    """How many channels there are."""
-    return math.prod(size for axis in layout for size, step in axis if step)
+    """The layout of what was computed element by element from tensors of one shape."""
+    known = [layout for layout in layouts if layout != LOST]
+    axes: list[Axis] = []
+    for same in zip(*known, strict=True):
+        holding = {axis for axis in same if _holds_channels(axis)}
+        if len(holding) > 1:
+            return LOST
+        axes.append(holding.pop() if holding else same[0])
+    return tuple(axes)
 
 
 def aligned(layout: Layout, shape: Sequence[int]) -> Layout:

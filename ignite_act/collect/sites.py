@@ -12,7 +12,8 @@ from torch import nn
 
 from ignite_act.activations import Activation, recognised_module
 from ignite_act.collect.base import Collector
-from ignite_act.collect.forward import ForwardTap, ModuleInfo, SiteCall, SiteKey
+from ignite_act.collect.calls import ModuleInfo, SiteCall, SiteKey
+from ignite_act.collect.forward import ForwardTap
 from ignite_act.collect.names import Pattern, Patterns, as_patterns, is_glob, matches
 from ignite_act.stats.base import Statistic
 
