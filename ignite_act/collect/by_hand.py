@@ -110,9 +110,12 @@ class HandSearch:
     def _bent(self, traces: Sequence[Trace], function: Function, what: str, **kind: bool) -> Trace:
         """The trace of a value that an activation by hand has made."""
         name = ".".join(part for part in (self._place.name, word(function)) if part)
-        finding = HandFinding(name, f"{what}: {ADVICE}", self._place.hidden_from, **kind)
+        finding = HandFinding(
+            name, f"an activation by hand ({what}) is not measured: {ADVICE}", self._place.hidden_from, **kind
+        )
         trace = joined(traces)
-        return trace._replace(findings=(*trace.findings, finding), close=True)
+        before = tuple(own for own in trace.findings if finding.weak or not own.weak)  # else it is a part of this one
+        return trace._replace(findings=(*before, finding), close=True)
 
     # What functions do.
 
@@ -156,7 +159,7 @@ class HandSearch:
         if function in _SUMS:
             return made._replace(origin=traces[0].origin, form="sum" if forms == {"part"} else "")
         if "mask" in forms:
-            return self._bent(traces, function, "a product with a mask of the value itself")
+            return self._bent(traces, function, "a product with a mask of the value")
         if same and not traces[0].mixed:
             return self._bent(traces, function, "a square between layers", weak=True, at_the_end=False)
         return made
@@ -168,7 +171,7 @@ class HandSearch:
             given = [1, *given[:1]]  # a reciprocal, or 1 / x
         above, below = self._of(given[0]), self._of(given[-1])
         if below.form == "sum":
-            return self._bent([above, below], function, "a quotient by 1 and a function of the value itself")
+            return self._bent([above, below], function, "a quotient by 1 and a function of the value")
         if not below.hidden:
             return above._replace(form="")
         findings = tuple(own for own in below.findings if not own.weak)
@@ -203,7 +206,7 @@ class HandSearch:
         masks = [trace.origin for trace in traces if trace.form == "mask"]
         values = [trace for trace in traces if trace.hidden and trace.form != "mask"]
         if any(mask is value.origin for mask in masks for value in values):
-            return self._bent(values, function, "a choice by the value itself")
+            return self._bent(values, function, "a choice by the sign of the value")
         return joined(values)
 
     def _take_extreme(self, function: Function, args: Arguments, kwargs: Keywords) -> Trace:
@@ -213,7 +216,7 @@ class HandSearch:
         hidden = [trace for trace in traces if trace.hidden]
         same = len(hidden) == 2 and hidden[0].origin is hidden[1].origin
         if same or (hidden and any(trace.is_zero for trace in traces)):
-            return self._bent(hidden, function, "an extreme of the value and 0 or a multiple")
+            return self._bent(hidden, function, "the larger or smaller of the value and 0 or a multiple")
         return joined(hidden)
 
     def _clamp(self, function: Function, args: Arguments, kwargs: Keywords) -> Trace:
@@ -224,7 +227,7 @@ class HandSearch:
 
     def _bend(self, function: Function, args: Arguments, kwargs: Keywords) -> Trace:
         trace = self._of(first_argument(args, kwargs))
-        return self._bent([trace], function, "an activation function that is not known") if trace.hidden else NOTHING
+        return self._bent([trace], function, "a function that is not known") if trace.hidden else NOTHING
 
     def _take_power(self, function: Function, args: Arguments, kwargs: Keywords) -> Trace:
         """A power or absolute value of a layer's output; of anything else it is arithmetic."""
@@ -244,7 +247,7 @@ class HandSearch:
         trace = self._of(value)
         if not trace.hidden:
             return NOTHING
-        bent = self._bent([trace], function, "an activation function that is not known")
+        bent = self._bent([trace], function, "a function that is not known")
         before, findings = self._waves.setdefault(value.untyped_storage().data_ptr(), (is_sine, []))
         findings.append(bent.findings[-1])
         if before is not is_sine:
@@ -274,10 +277,10 @@ class HandSearch:
         return Trace(True, object())
 
     def _gate(self, function: Function, args: Arguments, kwargs: Keywords) -> Trace:
-        given = self._of(first_argument(args, kwargs))
-        trace = self._bent([given], function, "a gate that mixes units, or a fused kernel, is not measured")
-        self._confirm(trace.findings[-1:])
-        return trace
+        name = ".".join(part for part in (self._place.name, word(function)) if part)
+        what = "a gate that mixes units" if word(function) == "glu" else "an activation in a fused kernel"
+        self._say(HandFinding(name, f"{what} is not measured", self._place.hidden_from))
+        return joined([self._of(first_argument(args, kwargs))])
 
     # Code that nobody sees.
 

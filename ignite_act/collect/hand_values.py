@@ -61,13 +61,13 @@ def kind_of_clamp(low: Any, high: Any, mixed: bool) -> tuple[str, bool]:
     """What a clamp is, and whether it is one as the last function of a model, too; boxes and guards are none.
 
     >>> kind_of_clamp(0, None, False), kind_of_clamp(-1, 1, False), kind_of_clamp(0, 640, False)
-    (('a clamp at 0 is a ReLU by hand', True), ('a clamp by hand', False), ('', False))
+    (('a clamp at 0', True), ('a clamp', False), ('', False))
     """
     ends = [own for own in (low, high) if own is not None]
     if not all(isinstance(own, (int, float)) for own in ends) or low is None:
         return "", False
     if low == 0 and (high is None or 1 < high <= 20):
-        return "a clamp at 0 is a ReLU by hand", True
+        return "a clamp at 0", True
     if high is not None and not mixed and 0 < high <= 6 and low in (0, -high):
-        return "a clamp by hand", False
+        return "a clamp", False
     return "", False
