@@ -280,6 +280,11 @@ def recognised_call(function: Callable[..., Any]) -> RecognisedCall | None:
     return _CALLS.get(function)
 
 
+def labels_of_calls() -> set[str]:
+    """The names that sites of functions have: ``relu``, ``leaky_relu``, ..."""
+    return {call.label for call in _CALLS.values()}
+
+
 def recognised_module(module: nn.Module) -> Activation | None:
     """The activation that a module is known to compute, by its type; ``nn.Identity`` is a placeholder and has none."""
     if isinstance(module, nn.Identity):

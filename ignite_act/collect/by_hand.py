@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ignite_act.collect.fixed import FixedTensors, is_zero
 from ignite_act.collect.functions import Arguments, Function, Keywords, first_argument, named, tensors_in, word
-from ignite_act.collect.hand_values import NOTHING, HandFinding, Trace, joined, kind_of_clamp
+from ignite_act.collect.hand_values import NOTHING, HandFinding, Trace, joined, kind_of_clamp, memory_of
 
 ADVICE = "put it into a module and choose that with sites="
 UNSEEN = "what happens inside cannot be seen"
@@ -50,8 +50,8 @@ class HandSearch:
         self._say = say
         self._place = Place("", "", frozenset())
         self._traces: dict[int, tuple[weakref.ref[Tensor], Trace]] = {}
-        self._by_memory: dict[int, Trace] = {}
-        self._waves: dict[int, tuple[bool, list[HandFinding]]] = {}  # sines or cosines, by the memory of their argument
+        self._by_memory: dict[object, Trace] = {}
+        self._waves: dict[object, tuple[bool, list[HandFinding]]] = {}  # sines or cosines, by their memory
         self._first_node: int | None = None  # of this forward's part of the autograd graph
 
     def follow(
@@ -89,7 +89,7 @@ class HandSearch:
         if entry is not None and entry[0]() is value:
             return entry[1]
         if isinstance(value, Tensor) and _is_by_function(value):
-            return self._by_memory.get(value.data_ptr(), NOTHING)
+            return self._by_memory.get(memory_of(value), NOTHING)
         return NOTHING
 
     def _keep(self, tensor: Tensor, trace: Trace) -> None:
@@ -97,7 +97,7 @@ class HandSearch:
             trace = NOTHING
         self._traces[id(tensor)] = (weakref.ref(tensor), trace)
         if trace.hidden:
-            self._by_memory[tensor.data_ptr()] = trace
+            self._by_memory[memory_of(tensor)] = trace
         if self._first_node is None and tensor.grad_fn is not None:
             self._first_node = tensor.grad_fn._sequence_nr()
 
@@ -248,7 +248,7 @@ class HandSearch:
         if not trace.hidden:
             return NOTHING
         bent = self._bent([trace], function, "a function that is not known")
-        before, findings = self._waves.setdefault(value.untyped_storage().data_ptr(), (is_sine, []))
+        before, findings = self._waves.setdefault(memory_of(value), (is_sine, []))
         findings.append(bent.findings[-1])
         if before is not is_sine:
             for finding in findings:
@@ -293,7 +293,7 @@ class HandSearch:
         entry, node = self._traces.get(id(tensor)), tensor.grad_fn
         if node is None or self._first_node is None or (entry is not None and entry[0]() is tensor):
             return False
-        if self._fixed.is_fixed(tensor) or (_is_by_function(tensor) and tensor.data_ptr() in self._by_memory):
+        if self._fixed.is_fixed(tensor) or (_is_by_function(tensor) and memory_of(tensor) in self._by_memory):
             return False
         return bool(node._sequence_nr() > self._first_node)
 

@@ -78,13 +78,13 @@ class FixedTensors:
         given = tensors_in((*args, *kwargs.values()))
         if not given:
             return
-        kinds = [self._kind(own, module) for own in given]
-        if None in kinds or function in _FRESH:
+        if function in _FRESH or any(self._kind(own, module) is None for own in given):
             written = args[0] if args and result is None else result  # target[index] = value
             self._known.pop(id(written), None)
-        else:
-            for made in tensors_in((result,)):
-                self._mark(made, _PARAMETER in kinds)
+            return
+        learned = any(self._kind(own, module) is _PARAMETER for own in given)
+        for own in tensors_in((result,)):
+            self._mark(own, learned)
 
     def _kind(self, value: Any, module: nn.Module | None = None) -> bool | None:
         entry = self._known.get(id(value)) if self._known else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from types import FunctionType
 from typing import Any
@@ -10,9 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from ignite_act.activations import labels_of_calls
+
 FUSING = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
 """Modules that torch may compute in one kernel."""
 
+_OPERATOR = re.compile(r"(?:aten|prim)::(\w+)")
+_BENDING = {"erf", "sin", "exp", "clamp", "clamp_min", "where", "maximum", "max", "CallFunction"}
 _OWN_PARAMETERS = ("in_proj_weight", "in_proj_bias")  # of attention, that torch looks at before it fuses
 _PARTS = ("self_attn", "out_proj", "linear1", "linear2", "norm1", "norm2")
 
@@ -52,11 +57,12 @@ def why_opaque(module: nn.Module) -> str:
 
 
 def scripted_functions(module: nn.Module) -> list[str]:
-    """Names of the TorchScript functions that a module's forward can call: no mode and no hook sees those calls."""
+    """Names of the TorchScript functions with an activation that a module's forward can call: nobody sees the calls."""
+    bending = _BENDING | labels_of_calls()
     found: dict[str, None] = {}
     waiting = [(type(module).forward, 0), *((own, 1) for own in vars(module).values())]
     for own, depth in waiting:
-        if isinstance(own, torch.jit.ScriptFunction):
+        if isinstance(own, torch.jit.ScriptFunction) and not bending.isdisjoint(_OPERATOR.findall(str(own.graph))):
             found[str(own.name)] = None
         elif isinstance(own, FunctionType) and depth < 3:
             waiting += [(used, depth + 1) for used in _used_by(own)]

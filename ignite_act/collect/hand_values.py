@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from torch import Tensor
+
 
 class HandFinding:
     """A call that is an activation by hand if its value goes on into a layer."""
@@ -71,3 +73,11 @@ def kind_of_clamp(low: Any, high: Any, mixed: bool) -> tuple[str, bool]:
     if high is not None and not mixed and 0 < high <= 6 and low in (0, -high):
         return "a clamp", False
     return "", False
+
+
+def memory_of(tensor: Tensor) -> object:
+    """The same for tensors that share their memory; sparse ones and those of function transforms have none."""
+    try:
+        return tensor.untyped_storage().data_ptr()
+    except (RuntimeError, NotImplementedError):
+        return object()

@@ -377,3 +377,47 @@ def test_the_search_changes_nothing(form: str) -> None:
         or bool((a.isnan() & b.isnan()).any())
         for a, b in zip(*results, strict=True)
     )
+
+
+def sparse(self: Between, x: Tensor) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # sparse tensors are in beta
+        return torch.sparse.mm(torch.eye(16).to_sparse_csr(), x) + torch.eye(16).to_sparse() @ x
+
+
+STRANGE: dict[str, Form] = {
+    "sparse": sparse,
+    "vmap": lambda self, x: torch.vmap(lambda row: torch.where(row > 0, row, 0.0) * torch.sin(row))(x),
+    "grad": lambda self, x: x + torch.func.grad(lambda v: torch.where(v > 0, v, 0.0).sum())(x.detach()),
+    "complex": lambda self, x: torch.fft.ifft(torch.fft.fft(x).abs() * torch.fft.fft(x)).real,
+    "double": lambda self, x: torch.where(x.double() > 0, x.double(), 0.0).float(),
+    "nested": lambda self, x: torch.cat([part.clamp(min=0) for part in x.unbind()]).view(16, 8),
+    "a named result": lambda self, x: torch.where(x > 0, x, 0.0).sort(-1).values,
+    "an out argument": lambda self, x: torch.clamp(x.detach(), min=0, out=torch.empty(16, 8)),
+    "numpy": lambda self, x: torch.from_numpy(x.detach().numpy().clip(0)),
+    "an empty batch": lambda self, x: torch.where(x[:0] > 0, x[:0], 0.0),
+}
+
+
+@pytest.mark.parametrize("form", STRANGE)
+def test_strange_tensors_do_not_disturb_the_search(form: str) -> None:
+    """Sparse tensors, function transforms, complex numbers and foreign memory are gone through without an error."""
+    model, plain = Between(STRANGE[form]), Between(STRANGE[form])
+    with DeadUnitCollector(model) as collector:
+        assert torch.equal(model(X), plain(X))
+        collector.finish()
+
+
+@pytest.mark.parametrize("bends", [True, False])
+def test_a_scripted_function_is_listed_if_it_bends(bends: bool) -> None:
+    """Without a graph of autograd's it is the function's own code that says whether it can be an activation."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        name = "scripted_gelu" if bends else "scripted_scale"
+        function = scripted_gelu if bends else torch.jit.script(scripted_scale)
+    with torch.no_grad():
+        assert list(look(Between(lambda self, x: function(x)))[1]) == [name] * bends
+
+
+def scripted_scale(x):  # type: ignore[no-untyped-def]
+    return 2.0 * x + 1.0
