@@ -72,7 +72,9 @@ class HandSearch:
 
     def leave(self, place: Place, args: Arguments, output: Tensor | None, opaque: bool) -> None:
         """A module returns a tensor: by code that nobody saw, if it is new and no function made it."""
-        if output is not None and self._is_unseen(output):
+        if output is None or (opaque and self._of(output) is not NOTHING):
+            return
+        if opaque or self._is_unseen(output):
             if not opaque and not any(output is own for own in args):
                 self._report_unseen(place, output)
             self._keep(output, Trace(hidden=True, origin=object()))

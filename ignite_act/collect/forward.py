@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn, overrides
+from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 
 from ignite_act.activations import Activation, RecognisedCall, recognised_call, recognised_module
@@ -260,7 +261,7 @@ class ForwardTap:
         known = recognised_call(function)
         observers = self._observers_here() if known is not None else ()
         before = args[0] if args else kwargs.get("input", kwargs.get("self"))
-        if known is not None and observers and not self._is_of_parameters(before):
+        if known is not None and observers and self._is_activation(function, before):
             return self._call_site(known, observers, function, args, kwargs)
         result = function(*args, **kwargs)
         self._follow(function, args, kwargs, result, is_site=known is not None)
@@ -300,17 +301,19 @@ class ForwardTap:
         frame = self._stack[-1]
         if self._fixed.concerns(frame.owns, args):
             self._fixed.follow(frame.module, function, args, kwargs, result)
-        if self._search is not None:
+        if self._search is not None and not frame.info.opaque:
             self._search.follow(place_of(frame), function, args, kwargs, result, is_site=is_site)
 
-    def _is_of_parameters(self, value: Any) -> bool:
-        """Whether a function of this is no activation: it is the same for every sample."""
+    def _is_activation(self, function: Callable[..., Any], value: Any) -> bool:
+        """Whether a function of this is a site: one of parameters is the same for every sample."""
         frame = self._stack[-1]
+        if frame.info.opaque and isinstance(function, OpOverload):
+            return False  # compiled code, of which most kinds are not seen
         if not self._fixed.is_weight(value, frame.module):
-            return False
+            return True
         if frame.info.activation_fn is not None:
             self.of_parameters.add(frame.info.number)
-        return True
+        return False
 
     def _see_output(self, frame: Frame, args: tuple[Any, ...], output: Any) -> None:
         """A module returns: what it has made out of sight is known by its shape."""
