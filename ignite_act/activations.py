@@ -12,7 +12,7 @@ import difflib
 import functools
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._ops import OpOverloadPacket
 
 from ignite_act.errors import first_line
 
@@ -34,6 +35,11 @@ Parameters = tuple[tuple[str, Parameter], ...]
 SATURATION_THRESHOLD = 0.05
 """A function is saturated where ``|f'(z)|`` is below this share of its maximum."""
 
+_OPERATORS = {
+    "logsigmoid": ("log_sigmoid",),
+    "prelu": ("prelu", "_prelu_kernel"),
+    "sigmoid": ("sigmoid", "sigmoid_", "special_expit"),
+}
 _NOT_PARAMETERS = {"inplace", "device", "dtype"}
 _INF = math.inf
 
@@ -211,7 +217,7 @@ def register_activation(
     ACTIVATIONS[name] = entry
     _NAMES.update({_normalised(label): name for label in (name, *aliases)})
     for call in calls:
-        word = getattr(call.function, "__name__", name)
+        word = getattr(call.function, "__name__", name).split(".")[0]  # of an operator, without its overload
         _CALLS[call.function] = RecognisedCall(entry, call.positional, word.strip("_"), word.endswith("_"))
     if isinstance(factory, type) and issubclass(factory, nn.Module):
         _MODULES[factory] = entry
@@ -272,6 +278,11 @@ def check_parameters(entry: Activation, parameters: Mapping[str, Parameter]) -> 
 def recognised_call(function: Callable[..., Any]) -> RecognisedCall | None:
     """What is known of a function or tensor method if it computes an activation."""
     return _CALLS.get(function)
+
+
+def labels_of_calls() -> set[str]:
+    """The names that sites of functions have: ``relu``, ``leaky_relu``, ..."""
+    return {call.label for call in _CALLS.values()}
 
 
 def recognised_module(module: nn.Module) -> Activation | None:
@@ -363,10 +374,26 @@ def _outside(low: float, high: float) -> Intervals:
 
 
 def _calls(name: str, *positional: str, extra: tuple[Callable[..., Any], ...] = ()) -> tuple[Call, ...]:
-    """Everything in torch that is called ``name`` or ``name_``: functional, function and method."""
+    """Everything in torch that is called ``name`` or ``name_``: functional, function, method and operator."""
     places = (F, torch, torch.Tensor, torch.special)
-    found = [getattr(place, form) for form in (name, f"{name}_") for place in places if hasattr(place, form)]
-    return tuple(Call(function, positional) for function in dict.fromkeys((*found, *extra)))
+    forms = (name, f"{name}_")
+    found = [getattr(place, form) for form in forms for place in places if hasattr(place, form)]
+    calls = {function: Call(function, positional) for function in (*found, *extra)}
+    for form in _OPERATORS.get(name, forms):
+        calls = {call.function: call for call in _operators(form)} | calls
+    return tuple(calls.values())
+
+
+def _operators(form: str) -> Iterator[Call]:
+    """An operator below the functions, and what ``torch.nn.functional`` calls for it, with arguments of their own."""
+    packet = getattr(torch.ops.aten, form, None)
+    if not isinstance(packet, OpOverloadPacket):
+        return
+    overloads = [getattr(packet, overload) for overload in packet.overloads()]
+    positional = tuple(argument.name for argument in overloads[0]._schema.arguments[1:])
+    for function in (getattr(torch._C._nn, form, None), packet, *overloads):
+        if function is not None:
+            yield Call(function, positional)
 
 
 def _identity(z: Tensor) -> Tensor:

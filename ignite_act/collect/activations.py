@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from ignite_act.activations import Activation, Intervals
-from ignite_act.collect.forward import SiteCall
+from ignite_act.collect.calls import SiteCall
 from ignite_act.collect.names import Patterns
 from ignite_act.collect.sites import SiteCollector
 from ignite_act.stats import Distribution, SaturatedUnits
@@ -36,7 +36,8 @@ class ActivationCollector(SiteCollector[SiteNumbers]):
     """Count, mean, population deviation, extremes, zero and saturated fraction, histogram of every site's output.
 
     A value is saturated where ``|f'(z)|`` is below 5 % of its maximum (`Activation.saturated_intervals`); where that
-    is not known (a hand-written module, PReLU's learned slope) none is. Arguments: see `SiteCollector`.
+    is not known (a hand-written module, PReLU's learned slope) none is. Where the axis of the units is not known,
+    ``units`` is 0. Arguments: see `SiteCollector`.
     """
 
     def __init__(
@@ -59,7 +60,11 @@ class ActivationCollector(SiteCollector[SiteNumbers]):
         return SiteNumbers(Distribution(values.dtype, values.device), units)
 
     def _units_of(self, call: SiteCall) -> int:
-        return call.activation.shape[self.unit_dim(call)] if call.activation.ndim else 1
+        """How many units there are; 0 if their axis is not known."""
+        axis = self.unit_dim(call)
+        if axis is None:
+            return 0
+        return call.activation.shape[axis] if call.activation.ndim else 1
 
     def _update(self, statistic: SiteNumbers, call: SiteCall) -> None:
         intervals: Intervals = ()
@@ -67,9 +72,10 @@ class ActivationCollector(SiteCollector[SiteNumbers]):
             intervals = call.activation_fn.saturated_intervals(call.parameters)
         saturated = (call.pre_activation, intervals) if call.pre_activation is not None and intervals else None
         statistic.distribution.update(call.activation, saturated=saturated)
+        axis = self.unit_dim(call)
         alike = self._units_of(call) == statistic.saturated.units  # a sequence of another length has other units
-        if alike and saturated is not None and saturated[0].shape == call.activation.shape:
-            statistic.saturated.update(saturated[0], intervals, self.unit_dim(call))
+        if axis is not None and alike and saturated is not None and saturated[0].shape == call.activation.shape:
+            statistic.saturated.update(saturated[0], intervals, axis)
 
     def _row(self, name: str, statistic: SiteNumbers) -> dict[str, Any]:
         units = statistic.saturated

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ignite_act.collect.forward import SiteCall
+from ignite_act.collect.calls import SiteCall
 from ignite_act.collect.names import Patterns
 from ignite_act.collect.sites import SiteCollector
 from ignite_act.stats import UnitLife
@@ -25,6 +25,8 @@ class DeadUnitCollector(SiteCollector[UnitLife]):
         sites, unit_dim: see `SiteCollector`.
     """
 
+    needs_units = True
+
     def __init__(
         self, model: nn.Module, *, sites: Patterns = None, unit_dim: int | Mapping[str, int] | None = None
     ) -> None:
@@ -32,7 +34,8 @@ class DeadUnitCollector(SiteCollector[UnitLife]):
         self._before: dict[str, list[int]] = {}
 
     def _make(self, call: SiteCall) -> UnitLife:
-        units = call.activation.shape[self.unit_dim(call)] if call.activation.ndim else 1
+        axis = self.unit_dim(call)
+        units = call.activation.shape[axis] if call.activation.ndim and axis is not None else 1
         return UnitLife(units, call.activation.dtype, call.activation.device)
 
     def _update(self, statistic: UnitLife, call: SiteCall) -> None:
@@ -44,7 +47,9 @@ class DeadUnitCollector(SiteCollector[UnitLife]):
                 flat = None  # overwritten inside a hand-written module: judged by its output
             else:
                 values = call.pre_activation
-        statistic.update(values.detach(), flat, self.unit_dim(call))
+        axis = self.unit_dim(call)
+        if axis is not None:
+            statistic.update(values.detach(), flat, axis)
 
     def _row(self, name: str, statistic: UnitLife) -> dict[str, Any]:
         dead = statistic.compute()

@@ -13,124 +13,43 @@ import itertools
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from types import FrameType
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn, overrides
+from torch import Tensor, nn
+from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 
-from ignite_act.activations import Activation, recognised_call, recognised_module
+from ignite_act.activations import Activation, RecognisedCall, recognised_call, recognised_module
+from ignite_act.collect.by_hand import HandSearch
+from ignite_act.collect.calls import Frame, ModuleInfo, SiteCall, SiteKey, SiteObserver, place_of
+from ignite_act.collect.fixed import FixedTensors
+from ignite_act.collect.fused import FUSING, is_fused, scripted_functions, why_opaque
+from ignite_act.collect.hand_values import HandFinding
 from ignite_act.collect.hooks import watch
 from ignite_act.collect.layout import ChannelAxes
 from ignite_act.collect.names import module_names
 from ignite_act.collect.scope import forward_kind
-from ignite_act.collect.structure import main_tensor
-from ignite_act.collect.torch_internals import is_compiling, is_recomputing, is_recording, version
+from ignite_act.collect.structure import main_tensor, tensors_in
+from ignite_act.collect.torch_internals import (
+    is_compiling,
+    is_recomputing,
+    is_recording,
+    remove_function_mode,
+    version,
+)
 from ignite_act.guard import guarded
 
-_FUSING = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
 
+class _Site(NamedTuple):
+    """A call of an activation function that begins."""
 
-_CLAMPS = ("clamp", "clamp_", "clamp_min", "clamp_min_", "clip", "clip_")
-_BY_HAND: dict[Callable[..., Any], str] = {
-    getattr(place, name): "a clamp at 0 is a ReLU by hand: put it into a module and choose that with sites="
-    for place in (torch, Tensor)
-    for name in _CLAMPS
-    if hasattr(place, name)
-} | {F.glu: "a gate that mixes units is not measured"}
-_OWN_PARAMETERS = ("in_proj_weight", "in_proj_bias")  # of attention, that torch looks at before it fuses
-_PARTS = ("self_attn", "out_proj", "linear1", "linear2", "norm1", "norm2")
-
-
-class SiteKey(NamedTuple):
-    """Identity of a site within a process: the k-th call of something in one call of a module."""
-
-    module: int  # number of the enclosing module, or of the activation module itself
-    module_call: int
-    function: str  # "" for an activation module
-    call: int
-
-
-class SiteCall(NamedTuple):
-    """One call of an activation function.
-
-    Attributes:
-        key: which site it belongs to.
-        activation_fn: what is known of the function; None for a hand-written module that was chosen.
-        parameters: the function's parameters in this call.
-        pre_activation: what entered, None if it has been overwritten since.
-        activation: what left.
-        unit_dim: axis of the units, negative.
-    """
-
-    key: SiteKey
-    activation_fn: Activation | None
+    observers: tuple[SiteObserver, ...]
     parameters: Mapping[str, Any]
     pre_activation: Tensor | None
-    activation: Tensor
-    unit_dim: int
-
-
-class SiteObserver(Protocol):
-    """What a forward tap calls."""
-
-    def is_open(self) -> bool:
-        """Whether what happens now belongs to the window."""
-
-    def wants_forward(self, kind: int) -> bool:
-        """Whether a forward of a kind is to be measured (`forward_kind`); asked once per outermost call."""
-
-    def needs_pre_activation(self, activation_fn: Activation) -> bool:
-        """Whether the input of the function must survive an in-place call."""
-
-    def chooses_module(self, module: nn.Module, names: list[str]) -> bool:
-        """Whether a module that is no known activation is to be measured as one site."""
-
-    def observe(self, call: SiteCall) -> None:
-        """Takes one call."""
-
-    def fail(self, key: SiteKey, error: Exception) -> None:
-        """Is told that `observe` raised."""
-
-    def note(self, what: str, reason: str) -> None:
-        """Is told of something that could not be seen and is no site."""
-
-    def give_up(self, what: str, reason: str) -> None:
-        """Notes that watching failed."""
-
-
-class ModuleInfo(NamedTuple):
-    """What is known of a module before it is called."""
-
-    number: int
-    """The module's own for ever, which its id is not."""
-    kind: type[nn.Module]
-    names: list[str]
-    activation_fn: Activation | None
-    whole_for: frozenset[int]
-    """Ids of the observers that measure the module from the outside, as one site."""
-    opaque: str
-    """Why what happens inside cannot be seen; empty if it can."""
-    may_fuse: bool
-    """Whether torch has a fused kernel for the module."""
-
-
-class _Frame:
-    """A module that is being executed."""
-
-    __slots__ = ("call", "counts", "hidden_from", "info", "module", "pre_activation", "version")
-
-    def __init__(self, module: nn.Module, info: ModuleInfo, call: int, hidden_from: frozenset[int]) -> None:
-        self.module = module
-        self.info = info
-        self.call = call
-        self.counts: dict[str, int] = {}
-        self.hidden_from = hidden_from  # ids of the observers for which what is called inside is no site
-        self.pre_activation: Tensor | None = None
-        self.version = 0
+    unit_dim: int | None
 
 
 class ForwardTap:
@@ -145,7 +64,7 @@ class ForwardTap:
         self._observers: list[weakref.ref[SiteObserver]] = []
         self._live: tuple[SiteObserver, ...] = ()
         self._depth = 0
-        self._stack: list[_Frame] = []
+        self._stack: list[Frame] = []
         self._known: dict[int, ModuleInfo] = {}  # by their numbers, also of modules that have been replaced since
         self._calls: dict[int, int] = {}  # module -> calls in this forward
         self._most_calls: dict[int, int] = {}  # module -> most calls in one forward
@@ -161,7 +80,13 @@ class ForwardTap:
         self.fused: set[int] = set()
         """Numbers of the modules whose calls were left to torch's fused kernels."""
         self._unwatch: Callable[[], object] | None = None
-        self.axes = ChannelAxes()
+        self._guard = guarded(self, "some calls")
+        self._fixed = FixedTensors()
+        self.axes = ChannelAxes(self._fixed.is_weight)
+        self._search: HandSearch | None = None  # in a few forwards of a window
+        self._seen_forwards: dict[int, int] = {}  # of this window, by the id of the observer
+        self.of_parameters: set[int] = set()
+        """Numbers of the activation modules that were called for a parameter, as of a temperature."""
 
     @classmethod
     def of(cls, model: nn.Module) -> ForwardTap:
@@ -230,6 +155,8 @@ class ForwardTap:
         self._window += 1
         self._foreign.clear()
         self._known.clear()
+        self._seen_forwards.clear()
+        self.of_parameters.clear()
         self._survey(model)
         self._keys = {key: window for key, window in self._keys.items() if key.module in self._known}
         self._most_calls = {number: most for number, most in self._most_calls.items() if number in self._known}
@@ -244,8 +171,8 @@ class ForwardTap:
             else:
                 whole_for = frozenset(id(o) for o in observers if o.chooses_module(module, names))
             number = _number_of(module)
-            may_fuse = isinstance(module, _FUSING)
-            info = ModuleInfo(number, type(module), names, activation_fn, whole_for, _opaque(module), may_fuse)
+            may_fuse = isinstance(module, FUSING)
+            info = ModuleInfo(number, type(module), names, activation_fn, whole_for, why_opaque(module), may_fuse)
             self._infos[id(module)] = self._known[number] = info
             # Once it is deleted, another module may be given its id.
             self._modules.append(weakref.ref(module, functools.partial(_dropped, weakref.ref(self), id(module), info)))
@@ -268,7 +195,7 @@ class ForwardTap:
             if module is self._model() and not _is_inside_itself(module):
                 self._end_forward()  # Ctrl-C has broken off the last forward
         if self._depth == 0:
-            self._begin_forward(module)
+            self._begin_forward(module, args)
             if self._live and module is not self._model():
                 self._note_outside(info)
         self._depth += 1
@@ -279,7 +206,7 @@ class ForwardTap:
 
     def _step_aside(self, module: nn.Module) -> None:
         """Takes the mode away for a module that torch would compute otherwise below one."""
-        if _is_fused(module):
+        if is_fused(module):
             self.fused.add(_number_of(module))
             if self._mode_entered:
                 self._suspended_by = module
@@ -293,7 +220,7 @@ class ForwardTap:
                 self._survey(model)
                 return self._followed.get(id(module))
             self._foreign.add(id(module))
-        if isinstance(module, _FUSING) and not is_recomputing():
+        if isinstance(module, FUSING) and not is_recomputing():
             self._step_aside(module)
         return None
 
@@ -312,27 +239,22 @@ class ForwardTap:
             "several calls of one part count as one site",
         )
 
-    def _note_by_hand(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Says that a call is an activation function in disguise; nobody knows its site's name or slope."""
-        bound = args[1] if len(args) > 1 else kwargs.get("min")
-        if self._stack and (function is F.glu or (isinstance(bound, (int, float)) and bound == 0)):
-            name = ".".join(part for part in (self._stack[-1].info.names[0], function.__name__.strip("_")) if part)
-            for observer in self._observers_here():
-                observer.note(name, _BY_HAND[function])
-
     def _push(self, module: nn.Module, info: ModuleInfo, args: tuple[Any, ...]) -> None:
         own, stack = info.number, self._stack
         number = self._calls.get(own, 0)
         self._calls[own] = number + 1
         if number >= self._most_calls.get(own, 0):
             self._most_calls[own] = number + 1
-        frame = _Frame(module, info, number, stack[-1].hidden_from if stack else frozenset())
+        frame = Frame(module, info, number, stack[-1].hidden_from if stack else frozenset())
         if info.whole_for:
             frame.hidden_from = frame.hidden_from | info.whole_for
             if args and isinstance(args[0], Tensor):
                 frame.pre_activation = args[0]
                 frame.version = version(args[0])
         stack.append(frame)
+        if self._search is not None and not torch.is_grad_enabled():
+            for name in scripted_functions(module):
+                self._search.report_scripted(place_of(frame), name)
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         """A module's forward ends, by a return or by an exception."""
@@ -347,6 +269,7 @@ class ForwardTap:
         while self._live and self._stack:  # frames above are left over from exceptions that no hook was told of
             frame = self._stack.pop()
             if frame.module is module:
+                self._see_output(frame, args, output)
                 if frame.info.whole_for:
                     self._emit_whole(frame, output)
                 break
@@ -355,34 +278,75 @@ class ForwardTap:
 
     def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Executes one torch function on behalf of the model, once, whatever fails around it."""
-        known = recognised_call(function)
-        observers = self._observers_here() if known is not None else ()
-        if known is None or not observers:
-            result = function(*args, **kwargs)
-            if self.axes.concerns(function) or function in _BY_HAND:
-                with guarded(self, "some calls"):
-                    self.axes.follow(function, args, kwargs, result)
-                    if function in _BY_HAND:
-                        self._note_by_hand(function, args, kwargs)
-            return result
-        before = args[0] if args else kwargs.get("input")
-        pre_activation, unit_dim, parameters = None, -1, kwargs
-        with guarded(self, "some calls"):
-            unit_dim = self.axes.of(before)
-            parameters = {**dict(zip(known.positional, args[1:], strict=False)), **kwargs} if args[1:] else kwargs
-            pre_activation = before
-            if known.in_place or parameters.get("inplace") or "out" in kwargs:
-                wanted = any(observer.needs_pre_activation(known.activation_fn) for observer in observers)
-                pre_activation = before.detach().clone() if wanted and isinstance(before, Tensor) else None
+        known, site = None, None
+        with self._guard:
+            known = recognised_call(function)
+            if known is not None:
+                site = self._site_of(known, function, args, kwargs)
         result = function(*args, **kwargs)
-        with guarded(self, "some calls"):
-            if self.axes.concerns(function):
-                self.axes.follow(function, args, kwargs, result)
-            if isinstance(result, Tensor) and self._stack:
+        with self._guard:
+            self._follow(function, args, kwargs, result, is_site=site is not None)
+            if known is not None and site is not None and isinstance(result, Tensor):
                 frame = self._stack[-1]
                 key = self._key(frame, known.label if frame.info.activation_fn is None else "")
-                _tell(observers, SiteCall(key, known.activation_fn, parameters, pre_activation, result, unit_dim))
+                call = SiteCall(key, known.activation_fn, site.parameters, site.pre_activation, result, site.unit_dim)
+                _tell(site.observers, call)
         return result
+
+    def _site_of(
+        self, known: RecognisedCall, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> _Site | None:
+        """What is to be known of a site before its function is called; None if it is no site for anybody."""
+        observers = self._observers_here()
+        before = args[0] if args else kwargs.get("input", kwargs.get("self"))
+        if not observers or not self._is_activation(function, before):
+            return None
+        parameters = {**dict(zip(known.positional, args[1:], strict=False)), **kwargs} if args[1:] else kwargs
+        pre_activation = before
+        if known.in_place or parameters.get("inplace") or "out" in kwargs:
+            wanted = any(observer.needs_pre_activation(known.activation_fn) for observer in observers)
+            pre_activation = before.detach().clone() if wanted and isinstance(before, Tensor) else None
+        return _Site(observers, parameters, pre_activation, self.axes.of(before))
+
+    def _follow(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], result: Any, *, is_site: bool
+    ) -> None:
+        """Keeps track of channels, of what follows from parameters alone and of activations by hand."""
+        if self.axes.concerns(function):
+            self.axes.follow(function, args, kwargs, result)
+        if not self._stack:
+            return
+        frame = self._stack[-1]
+        if self._fixed.concerns(frame.owns, args):
+            self._fixed.follow(frame.module, function, args, kwargs, result)
+        if self._search is not None and not frame.info.opaque:
+            self._search.follow(place_of(frame), function, args, kwargs, result, is_site=is_site)
+
+    def _is_activation(self, function: Callable[..., Any], value: Any) -> bool:
+        """Whether a function of this is a site: one of parameters is the same for every sample."""
+        frame = self._stack[-1]
+        if frame.info.opaque and isinstance(function, OpOverload):
+            return False  # compiled code, of which most kinds are not seen
+        if not self._fixed.is_weight(value, frame.module):
+            return True
+        if frame.info.activation_fn is not None:
+            self.of_parameters.add(frame.info.number)
+        return False
+
+    def _see_output(self, frame: Frame, args: tuple[Any, ...], output: Any) -> None:
+        """A module returns: what it has made out of sight is known by its shape."""
+        result = output if isinstance(output, Tensor) else None
+        if args:
+            self.axes.hand_on(args[0], result)
+        if self._search is not None:
+            self._search.leave(place_of(frame), args, result, bool(frame.info.opaque or frame.info.whole_for))
+            if not self._stack:
+                self._search.finish(iter(tensors_in(output).values()))
+
+    def _say(self, finding: HandFinding) -> None:
+        for observer in self._live:
+            if id(observer) not in finding.hidden_from:
+                observer.note(finding.name, finding.reason)
 
     def _observers_here(self) -> tuple[SiteObserver, ...]:
         """The observers for which a call in the module that is being executed is a site."""
@@ -394,11 +358,13 @@ class ForwardTap:
     def _alive(self) -> list[SiteObserver]:
         return [observer for own in self._observers if (observer := own()) is not None]
 
-    def _begin_forward(self, module: nn.Module) -> None:
+    def _begin_forward(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self._thread = threading.get_ident()
         self._live = () if is_recording() else self._wanting(module)
         if self._live:
             self._calls.clear()
+            self._fixed.clear(args)
+            self._search = HandSearch(self._fixed, self._say) if self._wants_search() else None
             self._enter_mode()
 
     def _wanting(self, module: nn.Module) -> tuple[SiteObserver, ...]:
@@ -419,6 +385,14 @@ class ForwardTap:
         for observer in self._alive():
             observer.give_up(what, reason)
 
+    def _wants_search(self) -> bool:
+        """Whether one of the observers sees its 1st, 2nd, 4th, 8th, ... forward of the window."""
+        wanted = False
+        for own in map(id, self._live):
+            count = self._seen_forwards[own] = self._seen_forwards.get(own, 0) + 1
+            wanted = wanted or count & (count - 1) == 0
+        return wanted
+
     def _end_forward(self) -> None:
         self._leave_mode()
         self._suspended_by = None
@@ -426,6 +400,8 @@ class ForwardTap:
         self._live = ()
         self._stack.clear()
         self.axes.clear()
+        self._fixed.clear()
+        self._search = None
 
     def _enter_mode(self) -> None:
         if not self._mode_entered:
@@ -435,9 +411,9 @@ class ForwardTap:
     def _leave_mode(self) -> None:
         if self._mode_entered:
             self._mode_entered = False
-            _remove_mode(self._mode)
+            remove_function_mode(self._mode)
 
-    def _emit_whole(self, frame: _Frame, output: Any) -> None:
+    def _emit_whole(self, frame: Frame, output: Any) -> None:
         result = main_tensor(output)
         outer = self._stack[-1].hidden_from if self._stack else frozenset()
         own = frame.info.whole_for - outer
@@ -453,7 +429,7 @@ class ForwardTap:
         call = SiteCall(self._key(frame, ""), frame.info.activation_fn, vars(frame.module), before, result, unit_dim)
         _tell(observers, call)
 
-    def _key(self, frame: _Frame, label: str) -> SiteKey:
+    def _key(self, frame: Frame, label: str) -> SiteKey:
         number = frame.counts.get(label, 0)
         frame.counts[label] = number + 1
         key = SiteKey(frame.info.number, frame.call, label, number)
@@ -486,51 +462,6 @@ def _dropped(tap: weakref.ref[ForwardTap], identity: int, info: ModuleInfo, modu
     if own is not None and own._infos.get(identity) is info:
         own._infos.pop(identity)
         own._followed.pop(identity, None)
-
-
-def _is_fused(module: nn.Module) -> bool:
-    """Whether torch may compute a fusing module in one kernel now, which it would not do below a function mode."""
-    if module.training:
-        return False
-    if not torch.is_grad_enabled():
-        return True
-    return not any(parameter.requires_grad for parameter in _checked(module))
-
-
-def _checked(module: Any) -> Iterator[nn.Parameter]:
-    """The parameters of which torch asks that none has a gradient."""
-    if isinstance(module, nn.TransformerEncoder):
-        module = module.layers[0]
-    yield from (own for name in _OWN_PARAMETERS if isinstance(own := getattr(module, name, None), nn.Parameter))
-    for part in (getattr(module, name, None) for name in _PARTS):
-        if isinstance(part, nn.MultiheadAttention):
-            yield from _checked(part)
-        elif isinstance(part, nn.Module):
-            yield from part.parameters(recurse=False)
-
-
-def _opaque(module: nn.Module) -> str:
-    if isinstance(module, torch.jit.ScriptModule):
-        return "it is compiled by TorchScript: calls inside cannot be seen"
-    if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
-        return "it is compiled by torch.compile: calls inside may not be seen"
-    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-        return "its activations are computed inside a fused kernel"
-    if isinstance(module, nn.GLU):
-        return "a gate that mixes units is not measured"
-    return ""
-
-
-def _remove_mode(mode: TorchFunctionMode) -> None:
-    """Takes a mode off the stack, also from below modes that were entered after it and not left."""
-    above = []
-    stack = overrides._get_current_function_mode_stack()
-    if not any(entered is mode for entered in stack):
-        return
-    while (top := overrides._pop_mode()) is not mode:
-        above.append(top)
-    for other in reversed(above):
-        overrides._push_mode(other)
 
 
 def _is_inert(module: nn.Module, activation_fn: Activation | None) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import nn
@@ -13,7 +13,8 @@ from torch import nn
 from ignite_act.activations import Activation, recognised_module
 from ignite_act.collect import hooks
 from ignite_act.collect.base import Collector
-from ignite_act.collect.forward import ForwardTap, ModuleInfo, SiteCall, SiteKey
+from ignite_act.collect.calls import ModuleInfo, SiteCall, SiteKey
+from ignite_act.collect.forward import ForwardTap
 from ignite_act.collect.names import Pattern, Patterns, as_patterns, is_glob, matches
 from ignite_act.collect.scope import NOTHING_YET
 from ignite_act.guard import reason_of
@@ -22,6 +23,9 @@ from ignite_act.stats.base import Statistic
 logger = logging.getLogger(__name__)
 
 S = TypeVar("S", bound=Statistic)
+
+
+_NO_AXIS = "its units' axis is not known: the channels were split or mixed with other axes; give unit_dim"
 
 
 class _Choice(NamedTuple):
@@ -47,6 +51,9 @@ class SiteCollector(Collector, Generic[S]):
         unit_dim: axis of the units where the rule (last axis; axis 1 behind a convolution) is not wanted: one axis
             for all sites, or a mapping from name or glob to axis.
     """
+
+    needs_units: ClassVar[bool] = False
+    """Whether there is nothing to measure where the units' axis is not known."""
 
     def __init__(
         self,
@@ -135,6 +142,10 @@ class SiteCollector(Collector, Generic[S]):
         if not call.activation.is_floating_point():
             self._failed[call.key] = f"its output is {call.activation.dtype}, not real floating-point numbers"
             return
+        if self.needs_units and self.unit_dim(call) is None:
+            self._failed[call.key] = _NO_AXIS
+            self._statistics.pop(call.key, None)
+            return
         statistic = self._statistics.get(call.key)
         if statistic is None:
             statistic = self._statistics[call.key] = self._make(call)
@@ -153,16 +164,18 @@ class SiteCollector(Collector, Generic[S]):
         """Keeps what could not be seen and is no site, for the coverage."""
         self._notes.setdefault(what, reason)
 
-    def unit_dim(self, call: SiteCall) -> int:
-        """The axis of the units in a call, as chosen or by the rule, counted from the end."""
-        if self._unit_dim is None:
-            return call.unit_dim
+    def unit_dim(self, call: SiteCall) -> int | None:
+        """The axis of the units in a call, as chosen or by the rule, counted from the end; None if it is not known."""
         ndim = call.activation.ndim
+        if self._unit_dim is None or ndim == 0:
+            return call.unit_dim if ndim else -1
         if isinstance(self._unit_dim, int):
             axis = self._unit_dim
         else:
             chosen = self._choice(call.key).axis
-            axis = call.unit_dim if chosen is None else chosen
+            if chosen is None:
+                return call.unit_dim
+            axis = chosen
         if not -ndim <= axis < ndim:
             raise ValueError(f"unit_dim {axis} does not exist in an activation of shape {tuple(call.activation.shape)}")
         return axis if axis < 0 else axis - ndim
@@ -219,6 +232,7 @@ class SiteCollector(Collector, Generic[S]):
         labels, measured = self._tap.labels(), set(seen)
         unseen = self._failures()
         called = {key.module for key, label in labels.items() if label in measured or label in unseen}
+        called |= self._tap.of_parameters
         for number, info in self._tap.modules.items():
             reason = info.opaque
             if number in self._tap.fused and issubclass(info.kind, nn.TransformerEncoderLayer) and number not in called:

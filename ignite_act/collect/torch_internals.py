@@ -12,12 +12,13 @@ from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, overrides
 from torch.autograd import graph
 from torch.nn.modules import module as _module
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim import Optimizer
 from torch.optim.optimizer import _global_optimizer_pre_hooks
+from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
 
 _PLAIN = (Tensor, nn.Parameter)
@@ -269,3 +270,15 @@ def _is_dtensor(tensor: Tensor) -> bool:
 def _loaded(module: str, name: str) -> Any:
     """A name of a module of torch; None where the module is not loaded or has no such name."""
     return getattr(sys.modules.get(module), name, None)
+
+
+def remove_function_mode(mode: TorchFunctionMode) -> None:
+    """Takes a mode off the stack, also from below modes that were entered after it and not left."""
+    above = []
+    stack = overrides._get_current_function_mode_stack()
+    if not any(entered is mode for entered in stack):
+        return
+    while (top := overrides._pop_mode()) is not mode:
+        above.append(top)
+    for other in reversed(above):
+        overrides._push_mode(other)

@@ -61,9 +61,9 @@ def ask(engine: Engine) -> Callable[[], bool]:
         engine = own()
         if engine is None:
             return False
-        step = getattr(engine, _FUNCTION, None)
-        if isinstance(step, _Step):
-            return step.depth > 0
+        current = getattr(engine, _FUNCTION, None)
+        if isinstance(current, _Step):
+            return current.depth > 0
         last = engine.last_event_name  # somebody has put another function there
         return last is Events.ITERATION_STARTED or not isinstance(last, Events)
 
@@ -78,5 +78,6 @@ def leave(engine: Engine) -> None:
     step.askers -= 1
     if step.askers == 0:
         del _steps[engine]
+        function = step.function
         if vars(engine).get(_FUNCTION) is step:
-            setattr(engine, _FUNCTION, step.function)
+            setattr(engine, _FUNCTION, function)
