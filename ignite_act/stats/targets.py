@@ -1,0 +1,188 @@
+"""What a gradient at the outputs tells of the targets, and of the weight that the loss gives to each row.
+
+Cross-entropy has the gradient w (p - t) in a row with weight w. If one class is the target, the others tell the weight:
+w is the sum of their gradients over the sum of their probabilities, and nothing is left over (`Rows.misfit`). A row
+that the loss ignores has no gradient, and neither has a row that is right and so sure that its gradient underflows;
+these two are told apart by their outputs, as far as they can be (`Rows.sure`).
+
+With label smoothing or mixup (Szegedy et al. 2016; Zhang et al. 2018) the gradient is w (p - t) with other targets t.
+Of most classes the target is the same, so a straight line through the gradients of one of them in each row, over their
+probabilities, tells w and that floor (`soften`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ignite_act.stats.guesses import TINY, classes_of, others
+
+_HALF = 6e-8
+"""Smallest gradient of a float16."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Each row by two guesses (softmax and nll, or sigmoid and bce) and two signs: ``(2, 2, rows)``.
+
+    Attributes:
+        there: ``(rows,)``, whether the row has a gradient.
+        weight: that the loss gives to the row.
+        loss: what the row would lose.
+        target: ``(2, rows)``, its class by either sign.
+        right: whether that is the predicted class.
+        confidence: probability of its class.
+        misfit: mean squared relative deviation from what the guess and one class explain.
+        sure: rows without a gradient that may be right and sure.
+        clear: rows whose weight is more than rounding.
+    """
+
+    there: Tensor
+    weight: Tensor
+    loss: Tensor
+    target: Tensor
+    right: Tensor
+    confidence: Tensor
+    misfit: Tensor
+    sure: Tensor
+    clear: Tensor
+
+
+def mean_losses(rows: Rows) -> Tensor:
+    """Mean loss by guess and sign ``(2, 2)``, each row with its weight; NaN without any."""
+    given = rows.weight > 0
+    return (torch.where(given, rows.loss, 0.0) * rows.weight).sum(2) / rows.weight.sum(2)
+
+
+def read(z: Tensor, g: Tensor) -> Rows:
+    """Reads each row by itself.
+
+    Args:
+        z, g: outputs and their gradient, ``(rows, units)``.
+    """
+    there = g.abs().amax(1) > 0
+    row = _of_classes if z.shape[1] > 1 else _of_one_unit
+    signs = [row(z, signed) for signed in (g, -g)]
+    weight, loss, right, confidence, misfit, rest = (
+        torch.stack([torch.stack(pair) for pair in zip(*(sign[name] for sign in signs), strict=True)]).nan_to_num()
+        for name in ("weight", "loss", "right", "confidence", "misfit", "rest")
+    )
+    weight = weight.clamp(min=0) * there
+    usual = weight.sum(2) / (weight > 0).sum(2).clamp(min=1)
+    usual = torch.where(usual > 0, usual, 1 / len(z)).unsqueeze(2)
+    smallest = torch.where((g.half().float() == g).all(), _HALF, TINY)
+    nonfinite = z.isnan().any() | ~g.isfinite().all()
+    return Rows(
+        there,
+        weight,
+        torch.where(nonfinite, torch.nan, loss),
+        torch.stack([sign["target"][0] for sign in signs]),
+        right > 0,
+        confidence,
+        misfit,
+        ~there & (usual * rest < smallest),
+        weight * rest > 256 * smallest,
+    )
+
+
+def _of_classes(z: Tensor, g: Tensor) -> dict[str, tuple[Tensor, ...]]:
+    y = classes_of(z, g)
+    p, right = others(z, y), (z.argmax(1) == y).float()
+    log_p = torch.log_softmax(z, 1).gather(1, y.unsqueeze(1))[:, 0]
+    rest = p.sum(1)
+    weight = g.scatter(1, y.unsqueeze(1), 0.0).sum(1) / rest.clamp(min=TINY)
+    left = (g / weight.unsqueeze(1) - p).square() / p.clamp(min=1e-30)
+    misfit = left.scatter(1, y.unsqueeze(1), 0.0).sum(1) / rest.clamp(min=TINY)
+    push = g.clamp(max=0)
+    pushed = -push.sum(1)
+    never = torch.full_like(rest, torch.inf)  # the gradient of a log-probability does not underflow
+    own = z.gather(1, y.unsqueeze(1))[:, 0]
+    return {
+        "weight": (weight, pushed),
+        "loss": (-log_p, (push * z).sum(1) / pushed),
+        "target": (y,),
+        "right": (right, right),
+        "confidence": (log_p.exp(), own.exp()),
+        "misfit": (misfit, torch.zeros_like(misfit)),
+        "rest": (rest, never),
+    }
+
+
+def _of_one_unit(z: Tensor, g: Tensor) -> dict[str, tuple[Tensor, ...]]:
+    z, g = z[:, 0], g[:, 0]
+    y = g < 0
+    away = torch.where(y, -z, z)  # how far the logit is on the wrong side
+    p = torch.where(y, z, 1 - z).clamp(0, 1)
+    return {
+        "weight": (g.abs() / torch.sigmoid(away), g.abs() * p),
+        "loss": (F.softplus(away), -p.log().clamp(min=-100)),
+        "target": (y.long(),),
+        "right": (((z > 0) == y).float(), ((z > 0.5) == y).float()),
+        "confidence": (torch.sigmoid(-away), p),
+        "misfit": (torch.zeros_like(z), torch.zeros_like(z)),
+        "rest": (torch.sigmoid(-z.abs()), torch.minimum(z, 1 - z).clamp(min=0)),
+    }
+
+
+@dataclass(frozen=True)
+class Soft:
+    """Targets that are shared by several classes.
+
+    Attributes:
+        targets: ``(rows, units)``; rows without a gradient have none.
+        floor: target of the classes that a row is not of.
+        misfit: mean squared deviation of the others from the floor, relative to their probabilities; infinite if there
+            are no such targets.
+        mixed: mean of what the largest target lacks to be the only one above the floor.
+        loss: mean over the rows with a gradient.
+    """
+
+    targets: Tensor
+    floor: Tensor
+    misfit: Tensor
+    mixed: Tensor
+    loss: Tensor
+
+
+def soften(z: Tensor, g: Tensor, there: Tensor, scale: float) -> Soft:
+    """The targets if all rows have the same weight and most classes of a row the same target.
+
+    Args:
+        z, g: outputs and their gradient, ``(rows, units)``, of at least three units.
+        there: ``(rows,)``, whether the row has a gradient.
+        scale: rows of the whole output, of which there may be more, over these.
+    """
+    p, keep = torch.softmax(z, 1), there.to(z.dtype)
+    seen = keep.sum().clamp(min=1)
+
+    def mean(values: Tensor) -> Tensor:
+        return (values * keep).sum() / seen
+
+    at = g.scatter(1, p.argmax(1, keepdim=True), -torch.inf).argmax(1, keepdim=True)  # a class that no row is of
+    x, y = p.gather(1, at)[:, 0], g.gather(1, at)[:, 0]
+    size = mean(x.square()).clamp(min=TINY)
+    dx, dy = x - mean(x), y - mean(y)
+    spread = mean(dx.square())
+    slope = torch.stack([seen * scale, spread / mean(dx * dy)])  # of a mean over the rows; by the straight line
+    left = torch.stack([mean((dx - k * dy).square()) for k in slope])
+    usual = ~(left[0] > 1.2 * left[1] + 1e-6 * size)
+    k = torch.where(usual, slope[0], slope[1])
+    told = usual | (spread > 0.05 * size)
+    floor = mean(x - k * y)
+    targets = p - k * g
+    largest = targets.topk(2, 1)
+    outside = largest.indices[:, : 1 if z.shape[1] == 3 else 2]
+    others_p = p.scatter(1, outside, 0.0)
+    off = (targets - floor).scatter(1, outside, 0.0).square()
+    misfit = mean(off.sum(1)) / mean(others_p.square().sum(1)).clamp(min=TINY)
+    share = floor * z.shape[1]
+    top = 1 - (z.shape[1] - 1) * floor
+    possible = (share > -1e-3) & (share < 0.35) & (mean((largest.values[:, 0] > top + 0.02).to(z.dtype)) < 1e-3)
+    mixed = mean(top - largest.values[:, 0])
+    lowest = torch.finfo(z.dtype).min  # a class that is masked has no target
+    loss = mean(torch.logsumexp(z, 1) - (targets * z.clamp(min=lowest)).sum(1))
+    misfit = torch.where(told & possible & (k > 0), misfit, torch.inf)
+    return Soft(targets * keep.unsqueeze(1), floor, misfit, mixed, loss)
