@@ -12,6 +12,7 @@ be, by which it is recognised.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ignite_act.stats.guesses import FITS, GUESSES, TINY, Guess, fits, sign_of, zero_sum
-from ignite_act.stats.targets import Rows, Soft, mean_losses, read, soften
+from ignite_act.stats.targets import Rows, Soft, by_class, mean_losses, read, soften
 
 __all__ = ["FITS", "GUESSES", "MOST", "NAMES", "Guess", "Likelihood", "as_rows", "entropy", "fits"]
 
@@ -34,13 +35,19 @@ _EXACT = 1e-3
 """Mean squared relative deviation from a guess, or between weights, that is rounding (of bfloat16, say)."""
 _SOFT = 3e-4
 """The same for targets with a floor, which have more freedom."""
+_MIXED = 0.02
+"""Part of a target that other classes than the largest have, beyond the floor, above which there is no single class."""
+_SHARED = 1e-3
+"""Label smoothing below which there is none."""
 _DOUBT = 0.05
 """Share of rows of which it is not known whether the loss ignores them; above it, nothing is concluded."""
 _RELATED = 0.05
 """Share of the variance of the weights that the confidence of the network may explain by chance."""
 _ENOUGH = 100
 _NORMAL = 5e-3
-"""How far the weights may be from adding up to 1, as they do in a weighted mean."""
+"""How far the weights may be from adding up to 1, as they do in a weighted mean, as a logarithm ..."""
+_MEAN = 0.02
+"""... and the same where it decides whether rows that are sure count."""
 
 
 def as_rows(output: Tensor, axis: int) -> Tensor:
@@ -107,13 +114,10 @@ class Likelihood:
         number = max(elements // self.units, 1)
         scale = number / max(len(z), 1)
         seen = rows.there.sum()
-        loss = mean_losses(rows)
-        if not self.steps:
-            self.firsts, self.first_losses = 1, loss
+        self.firsts += not self.steps
         self.steps += 1
         self.heard = self.heard + (seen > 0)
         self.rows = self.rows + seen
-        self.losses = self.losses + torch.where(seen > 0, loss, 0.0)
         self.off_zero_sum = self.off_zero_sum + zero_sum(g) * (seen > 0)
         self.blocked = self.blocked + ((z == 0) & (g > 0)).float().mean()
         sizes = g.abs()
@@ -147,47 +151,40 @@ class Likelihood:
         self.samples = self.samples + known.sum(0)
 
     def _count(self, rows: Rows, scale: float) -> None:
-        classes = max(self.units, 2)
+        def classes_of(values: Tensor) -> Tensor:
+            return by_class(values, rows.target, max(self.units, 2))
 
-        def by_class(values: Tensor) -> Tensor:
-            """Sums over the rows of each class: ``(2, 2, rows)`` to ``(2, 2, classes)``."""
-            total = torch.zeros(2, 2, classes, device=values.device)
-            return total.scatter_add_(2, rows.target.expand(2, -1, -1), values.float())
-
-        given = rows.weight > 0
-        seen, sure = given.sum(2), rows.sure.sum(2)
-        total = rows.weight.sum(2)
-        off = (total * scale).log()  # 0 if the weights add up to 1
-        with_sure = off + ((seen + sure) / seen).log()
-        normal, counted = off.abs() < 0.02, with_sure.abs() < 0.02
-        counted = counted & ~(normal & (off.abs() <= with_sure.abs())) & (sure > 0)
-        sures = by_class(rows.sure & counted.unsqueeze(2))
-        share = seen / (seen + torch.where(counted, sure, 0))
-        there = by_class(rows.there.expand(2, 2, -1))
+        there = rows.there.expand(2, 2, -1)
         heard = rows.there.any()
-        self.losses = self.losses + torch.where(heard, mean_losses(rows) * (share - 1), 0.0)
+        without, sure = (rows.weight * there).sum(2), (rows.weight * rows.sure).sum(2)
+        off, off_with = (without * scale).log().abs(), ((without + sure) * scale).log().abs()  # 0 in a mean
+        counted = (off_with < _MEAN) & (off_with < off) & (sure > 0)
+        among = there | rows.sure & counted.unsqueeze(2)
+        loss = mean_losses(rows, among)
         if self.steps == 1:
-            self.first_losses = self.first_losses * share
-        self.counts = self.counts + there[0]
-        self.sures = self.sures + sures
-        self.doubts = self.doubts + torch.where(counted | normal, 0, sure)
-        self.weighted = self.weighted + by_class(rows.weight) * (seen / total.clamp(min=TINY)).unsqueeze(2) + sures
-        self.right = self.right + (rows.right & rows.there).sum(2) + sures.sum(2)
-        self.within = self.within + _within(there + sures)
-        self.misfit = self.misfit + ((rows.misfit * given).sum(2) / seen.clamp(min=1))
-        self.off_mean = self.off_mean + torch.where(heard, torch.minimum(off.abs(), with_sure.abs()), 0.0)
-        self._relate(rows, by_class)
+            self.first_losses = loss
+        self.losses = self.losses + torch.where(heard, loss, 0.0)
+        self.counts = self.counts + classes_of(there)[0]
+        self.sures = self.sures + classes_of(among & ~there)
+        self.doubts = self.doubts + torch.where(counted | (off < _MEAN), 0, rows.sure.sum(2)) * heard
+        mean = (rows.weight * among).sum(2) / (among & (rows.weight > 0)).sum(2).clamp(min=1)
+        self.weighted = self.weighted + classes_of(rows.weight * among) / mean.clamp(min=TINY).unsqueeze(2)
+        self.right = self.right + (rows.right & among).sum(2)
+        self.within = self.within + _within(classes_of(among))
+        self.misfit = self.misfit + (rows.misfit * rows.clear).sum(2) / rows.clear.sum(2).clamp(min=1)
+        self.off_mean = self.off_mean + torch.where(heard, torch.minimum(off, off_with), 0.0)
+        self._relate(rows, classes_of)
 
-    def _relate(self, rows: Rows, by_class: Any) -> None:
+    def _relate(self, rows: Rows, classes_of: Callable[[Tensor], Tensor]) -> None:
         """How the weights differ within classes, and whether they go with the confidence of the network."""
         keep = rows.clear.float()
         number = keep.sum(2)
         log = torch.where(rows.clear, rows.weight.clamp(min=TINY).log(), 0.0)
         overall = (log - (log.sum(2) / number.clamp(min=1)).unsqueeze(2)) * keep
-        of_class = by_class(keep)
+        of_class = classes_of(keep)
 
         def centred(values: Tensor) -> Tensor:
-            means = by_class(values * keep) / of_class.clamp(min=1)
+            means = classes_of(values * keep) / of_class.clamp(min=1)
             return (values - means.gather(2, rows.target.expand(2, -1, -1))) * keep
 
         own, lever = centred(log), centred((1 - rows.confidence).clamp(min=TINY).log())
@@ -275,8 +272,7 @@ class Likelihood:
     def _of_classes(self, kind: int, sign: int, clear: bool, heard: float) -> dict[str, Any]:
         """Of rows with one class each."""
         result: dict[str, Any] = {}
-        sures, doubts = _tensor(self.sures)[kind], _tensor(self.doubts)[kind]
-        counts = _tensor(self.counts) + sures
+        counts, doubts = _tensor(self.counts) + _tensor(self.sures)[kind], _tensor(self.doubts)[kind]
         seen = counts.sum(1).clamp(min=1)
         exact = bool((_tensor(self.misfit)[kind] / heard)[sign] < _EXACT)
         if not exact or float(doubts[sign]) > _DOUBT * float(seen[sign] + doubts[sign]):
@@ -322,15 +318,16 @@ class Likelihood:
 
     def _soft_sign(self, heard: float) -> int | None:
         """The sign by which all targets have the same floor; None if by neither, or one class does as well."""
-        misfits = (_tensor(self.soft)[:, 0] / heard).tolist()
+        misfits, floors, mixed, _ = (_tensor(self.soft) / heard).T.tolist()
         hard = (_tensor(self.misfit)[0] / heard).nan_to_num(math.inf).tolist()
         sign = int(misfits[1] < misfits[0])
         better = misfits[sign] < _SOFT and misfits[1 - sign] > 10 * misfits[sign]
-        return sign if better and min(hard) > max(10 * misfits[sign], 1e-6) else None
+        shared = mixed[sign] > _MIXED or floors[sign] * self.units > _SHARED
+        return sign if better and shared and min(hard) > max(10 * misfits[sign], 1e-6) else None
 
     def _of_soft(self, sign: int, heard: float) -> dict[str, Any]:
         """Of targets with label smoothing, or mixed with one another, which have no single class."""
-        _, floor, mixed, mean = (_tensor(self.soft)[sign] / heard).tolist()
+        _, _, mixed, mean = (_tensor(self.soft)[sign] / heard).tolist()
         sums, squares = _tensor(self.soft_sums)[sign].double()
         rows = float(self.rows)
         shares, square = (sums / rows).clamp(min=0), squares / rows
@@ -341,7 +338,7 @@ class Likelihood:
             "mean_loss": mean,
             "first_loss": float(_tensor(self.soft_first)[sign]) / self.firsts,
         }
-        if mixed < 0.02:
+        if mixed < _MIXED:
             counts = _tensor(self.soft_counts)[sign]
             result["accuracy"] = float(_tensor(self.soft_right)[sign]) / rows
             result["majority"] = float(counts.max()) / rows

@@ -30,7 +30,8 @@ class Rows:
 
     Attributes:
         there: ``(rows,)``, whether the row has a gradient.
-        weight: that the loss gives to the row.
+        weight: that the loss gives to the row; of a gradient that is mostly rounding, and of rows that are sure, the
+            mean weight of their class.
         loss: what the row would lose.
         target: ``(2, rows)``, its class by either sign.
         right: whether that is the predicted class.
@@ -51,10 +52,10 @@ class Rows:
     clear: Tensor
 
 
-def mean_losses(rows: Rows) -> Tensor:
-    """Mean loss by guess and sign ``(2, 2)``, each row with its weight; NaN without any."""
-    given = rows.weight > 0
-    return (torch.where(given, rows.loss, 0.0) * rows.weight).sum(2) / rows.weight.sum(2)
+def mean_losses(rows: Rows, among: Tensor) -> Tensor:
+    """Mean loss by guess and sign ``(2, 2)``, each row with its weight, among some rows; NaN without any."""
+    weight = rows.weight * among
+    return (torch.where(weight > 0, rows.loss, 0.0) * weight).sum(2) / weight.sum(2)
 
 
 def read(z: Tensor, g: Tensor) -> Rows:
@@ -70,22 +71,25 @@ def read(z: Tensor, g: Tensor) -> Rows:
         torch.stack([torch.stack(pair) for pair in zip(*(sign[name] for sign in signs), strict=True)]).nan_to_num()
         for name in ("weight", "loss", "right", "confidence", "misfit", "rest")
     )
-    weight = weight.clamp(min=0) * there
-    usual = weight.sum(2) / (weight > 0).sum(2).clamp(min=1)
-    usual = torch.where(usual > 0, usual, 1 / len(z)).unsqueeze(2)
+    target = torch.stack([sign["target"][0] for sign in signs])
     smallest = torch.where((g.half().float() == g).all(), _HALF, TINY)
+    clear = there & (weight * rest > 256 * smallest)
+    own = torch.where(clear, weight, 0.0)
+    usual = own.sum(2, keepdim=True) / clear.sum(2, keepdim=True).clamp(min=1)
+    sure = ~there & (torch.where(usual > 0, usual, 1 / len(z)) * rest < smallest)
+    classes = max(z.shape[1], 2)
+    number = by_class(clear, target, classes)
+    of_class = torch.where(number > 0, by_class(own, target, classes) / number.clamp(min=1), usual)
+    filled = of_class.gather(2, target.expand(2, -1, -1)) * (there & (weight > 0) | sure)
     nonfinite = z.isnan().any() | ~g.isfinite().all()
-    return Rows(
-        there,
-        weight,
-        torch.where(nonfinite, torch.nan, loss),
-        torch.stack([sign["target"][0] for sign in signs]),
-        right > 0,
-        confidence,
-        misfit,
-        ~there & (usual * rest < smallest),
-        weight * rest > 256 * smallest,
-    )
+    loss = torch.where(nonfinite, torch.nan, loss)
+    return Rows(there, torch.where(clear, weight, filled), loss, target, right > 0, confidence, misfit, sure, clear)
+
+
+def by_class(values: Tensor, target: Tensor, classes: int) -> Tensor:
+    """Sums ``(2, 2, classes)`` of values ``(2, 2, rows)`` over the rows of each class, given ``(2, rows)``."""
+    total = torch.zeros(2, 2, classes, device=values.device)
+    return total.scatter_add_(2, target.expand(2, -1, -1), values.float())
 
 
 def _of_classes(z: Tensor, g: Tensor) -> dict[str, tuple[Tensor, ...]]:
@@ -150,39 +154,42 @@ class Soft:
 def soften(z: Tensor, g: Tensor, there: Tensor, scale: float) -> Soft:
     """The targets if all rows have the same weight and most classes of a row the same target.
 
+    The weight is that of a mean over the rows, or it follows from a straight line; whichever leaves less over.
+
     Args:
         z, g: outputs and their gradient, ``(rows, units)``, of at least three units.
         there: ``(rows,)``, whether the row has a gradient.
         scale: rows of the whole output, of which there may be more, over these.
     """
-    p, keep = torch.softmax(z, 1), there.to(z.dtype)
+    p, keep, units = torch.softmax(z, 1), there.to(z.dtype), z.shape[1]
     seen = keep.sum().clamp(min=1)
 
     def mean(values: Tensor) -> Tensor:
-        return (values * keep).sum() / seen
+        return (values * keep).sum(-1) / seen
 
-    at = g.scatter(1, p.argmax(1, keepdim=True), -torch.inf).argmax(1, keepdim=True)  # a class that no row is of
-    x, y = p.gather(1, at)[:, 0], g.gather(1, at)[:, 0]
-    size = mean(x.square()).clamp(min=TINY)
-    dx, dy = x - mean(x), y - mean(y)
+    predicted = p.topk(min(2, units - 2), 1).indices
+    free = [g.scatter(1, predicted[:, : last + 1], -torch.inf).argmax(1) for last in range(predicted.shape[1])]
+    at = torch.stack(free, 1)  # classes that no row is of, most likely
+    x, y = p.gather(1, at).T, g.gather(1, at).T
+    dx, dy = x - mean(x).unsqueeze(1), y - mean(y).unsqueeze(1)
     spread = mean(dx.square())
-    slope = torch.stack([seen * scale, spread / mean(dx * dy)])  # of a mean over the rows; by the straight line
-    left = torch.stack([mean((dx - k * dy).square()) for k in slope])
-    usual = ~(left[0] > 1.2 * left[1] + 1e-6 * size)
-    k = torch.where(usual, slope[0], slope[1])
-    told = usual | (spread > 0.05 * size)
-    floor = mean(x - k * y)
-    targets = p - k * g
-    largest = targets.topk(2, 1)
-    outside = largest.indices[:, : 1 if z.shape[1] == 3 else 2]
-    others_p = p.scatter(1, outside, 0.0)
-    off = (targets - floor).scatter(1, outside, 0.0).square()
-    misfit = mean(off.sum(1)) / mean(others_p.square().sum(1)).clamp(min=TINY)
-    share = floor * z.shape[1]
-    top = 1 - (z.shape[1] - 1) * floor
-    possible = (share > -1e-3) & (share < 0.35) & (mean((largest.values[:, 0] > top + 0.02).to(z.dtype)) < 1e-3)
-    mixed = mean(top - largest.values[:, 0])
+    slopes = torch.cat([(seen * scale).reshape(1), spread / mean(dx * dy)])
+    floors = mean(x[-1] - slopes.unsqueeze(1) * y[-1])
+    targets = p - slopes.reshape(-1, 1, 1) * g
+    largest = targets.topk(2, 2)
+    outside = largest.indices[:, :, : 1 if units == 3 else 2]
+    size = mean(p.expand_as(targets).scatter(2, outside, 0.0).square().sum(2))
+    off = mean((targets - floors.reshape(-1, 1, 1)).scatter(2, outside, 0.0).square().sum(2))
+    size[0] += 1e-4 * floors[0].square()
+    told = torch.cat([spread[:1] >= 0, spread > torch.maximum(0.05 * mean(x.square()), 1e-4 * floors[1:].square())])
+    top = 1 - (units - 1) * floors
+    share = floors * units
+    above = mean((largest.values[:, :, 0] > top.unsqueeze(1) + 0.02).to(z.dtype))
+    possible = told & (slopes > 0) & (share > -1e-3) & (share < 0.35) & (above < 1e-3)
+    misfit = torch.where(possible, off / size.clamp(min=TINY), torch.inf)
+    best = (misfit * torch.where(torch.arange(len(slopes), device=z.device) == 0, 0.5, 1.0)).argmin()
+    wanted = targets[best]
     lowest = torch.finfo(z.dtype).min  # a class that is masked has no target
-    loss = mean(torch.logsumexp(z, 1) - (targets * z.clamp(min=lowest)).sum(1))
-    misfit = torch.where(told & possible & (k > 0), misfit, torch.inf)
-    return Soft(targets * keep.unsqueeze(1), floor, misfit, mixed, loss)
+    loss = mean(torch.logsumexp(z, 1) - (wanted * z.clamp(min=lowest)).sum(1))
+    mixed = top[best] - mean(largest.values[best, :, 0])
+    return Soft(wanted * keep.unsqueeze(1), floors[best], misfit[best], mixed, loss)
