@@ -12,7 +12,6 @@ import math
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 Guess = Literal["softmax", "nll", "sigmoid", "bce"]
@@ -39,21 +38,22 @@ def fits(z: Tensor, g: Tensor) -> Tensor:
         logarithm of how many times larger the gradient is than that of the guess. 0 for a guess that cannot be.
     """
     size = g.abs().amax().clamp(min=TINY)
-    g = g / size  # a squared gradient of 1e-30 would be 0
-    there = g.abs().amax(1) > 1e-6  # padding is ignored by many losses, and rows without an error have no direction
-    columns = []
-    for signed in (g, -g):
-        column = []
-        for index, gradient in enumerate(_GRADIENTS):
-            guess, given = gradient(z, signed)
-            guess = guess * there.unsqueeze(1)  # what the loss ignores, no guess has to explain
-            together = F.cosine_similarity(guess.reshape(-1), given.reshape(-1), 0, eps=1e-20)
-            by_row = (F.cosine_similarity(guess, given, 1, eps=1e-20) * there).sum() / there.sum().clamp(min=1)
-            scale = (given.norm() * size / guess.norm().clamp(min=1e-30)).clamp(min=1e-30).log()
-            rows = z.shape[1] > 1 or index > 1
-            column.append(torch.stack([by_row if index < 2 else together, together, scale]) * rows)
-        columns.append(torch.stack(column, 1))
-    return torch.stack(columns, 2)
+    signed = torch.stack([g, -g]) / size  # a squared gradient of 1e-30 would be 0
+    there = (signed[0].abs().amax(1) > 1e-6).to(g.dtype)  # rows that are ignored or have no error have no direction
+    pairs = [gradient(z.expand_as(signed), signed) for gradient in _GRADIENTS]
+    guess = torch.stack([own for own, _ in pairs]) * there.unsqueeze(1)
+    given = torch.stack([own for _, own in pairs])
+    largest = guess.abs().amax((2, 3), keepdim=True).clamp(min=TINY)
+    guess = guess / largest
+    dot, own, other = (guess * given).sum(3), guess.square().sum(3), given.square().sum(3)
+    by_row = (dot / (own * other).sqrt().clamp(min=1e-20) * there).sum(2) / there.sum().clamp(min=1)
+    own, other = own.sum(2), other.sum(2)
+    together = dot.sum(2) / (own * other).sqrt().clamp(min=1e-20)
+    scale = (other.clamp(min=1e-30) / own.clamp(min=1e-30)).log() / 2 + size.log() - largest[:, :, 0, 0].log()
+    result = torch.stack([torch.cat([by_row[:2], together[2:]]), together, scale])
+    if z.shape[1] == 1:
+        result[:, :2] = 0.0
+    return result
 
 
 def zero_sum(g: Tensor) -> Tensor:
@@ -81,39 +81,37 @@ def sign_of(cosines: Tensor, *scales: Tensor) -> tuple[int, bool]:
     return sign, right[0] != right[1]
 
 
-def classes_of(z: Tensor, g: Tensor) -> Tensor:
-    """The class ``(rows,)`` that a gradient ``(rows, units)`` pushes up; the predicted one where it pushes none.
+def classes_of(p: Tensor, g: Tensor) -> Tensor:
+    """The class that each row of a gradient ``(..., units)`` pushes up; the predicted one where it pushes none.
 
     A sure and right row has a gradient of 0 at its class once 1 - p is rounded, and the others may underflow.
     """
-    low, lowest = g.min(1)
-    return torch.where(low < 0, lowest, z.argmax(1))
-
-
-def others(z: Tensor, y: Tensor) -> Tensor:
-    """Softmax ``(rows, units)`` without the class of each row, so that no 1 - p is rounded."""
-    return torch.softmax(z, 1).scatter(1, y.unsqueeze(1), 0.0)
+    low, lowest = g.min(-1)
+    return torch.where(low < 0, lowest, p.argmax(-1))
 
 
 def _softmax(z: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     """The guess and the gradient; of rows that are sure, 1 - p at the class is taken from the other classes."""
-    if z.shape[1] < 2:
+    if z.shape[-1] < 2:
         return torch.zeros_like(z), g
-    at = classes_of(z, g).unsqueeze(1)
-    p = others(z, at[:, 0])
-    rest = p.sum(1, keepdim=True)
-    own = g.gather(1, at)
-    given = g.scatter(1, at, torch.where(rest < _SURE, own - g.sum(1, keepdim=True), own))
-    return p.scatter(1, at, -rest), given
+    p = torch.softmax(z[0], 1).expand_as(z)
+    at = classes_of(p, g).unsqueeze(-1)
+    p = p.scatter(-1, at, 0.0)  # so that no 1 - p is rounded
+    rest = p.sum(-1, keepdim=True)
+    own = g.gather(-1, at)
+    given = g.scatter(-1, at, torch.where(rest < _SURE, own - g.sum(-1, keepdim=True), own))
+    return p.scatter(-1, at, -rest), given
 
 
 def _nll(z: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     """0 where the others are not alike, as they are without and with label smoothing, but not in a squared error."""
-    target = F.one_hot(g.argmin(1), z.shape[1]).to(z.dtype) if z.shape[1] > 1 else torch.zeros_like(z)
-    low, high = g.masked_fill(target > 0, math.inf).amin(1), g.masked_fill(target > 0, -math.inf).amax(1)
-    top = g.amin(1).abs()
+    if z.shape[-1] < 2:
+        return torch.zeros_like(z), g
+    lowest, at = g.min(-1, keepdim=True)
+    low, high = g.scatter(-1, at, math.inf).amin(-1, True), g.scatter(-1, at, -math.inf).amax(-1, True)
+    top = lowest.abs()
     alike = (high <= 1e-6 * top) & (high - low <= 1e-3 * top)
-    return -target * alike.unsqueeze(1), g
+    return torch.zeros_like(g).scatter(-1, at, -1.0) * alike, g
 
 
 def _sigmoid(z: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
@@ -125,4 +123,4 @@ def _bce(z: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     return inside * (z - (g < 0).to(z.dtype)) / (z * (1 - z)).clamp(min=1e-12) * (g != 0), g
 
 
-_GRADIENTS = (_softmax, _nll, _sigmoid, _bce)  # of the guesses, given the sign of the gradient
+_GRADIENTS = (_softmax, _nll, _sigmoid, _bce)  # of the guesses, given both signs of the gradient ``(2, rows, units)``

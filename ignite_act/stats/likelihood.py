@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ignite_act.stats.guesses import FITS, GUESSES, TINY, Guess, fits, sign_of, zero_sum
-from ignite_act.stats.targets import Rows, Soft, by_class, mean_losses, read, soften
+from ignite_act.stats.targets import Rows, by_class, mean_losses, read, soften
 
 __all__ = ["FITS", "GUESSES", "MOST", "NAMES", "Guess", "Likelihood", "as_rows", "entropy", "fits"]
 
@@ -196,9 +196,9 @@ class Likelihood:
         self.moments = self.moments + columns.mT @ columns
 
     def _soften(self, z: Tensor, g: Tensor, rows: Rows, scale: float) -> None:
-        found: list[Soft] = [soften(z, signed, rows.there, scale) for signed in (g, -g)]
-        numbers = torch.stack([torch.stack([item.misfit, item.floor, item.mixed, item.loss]) for item in found])
-        targets = torch.stack([item.targets for item in found])
+        found = soften(z, g, rows.there, scale)
+        numbers = torch.stack([found.misfit, found.floor, found.mixed, found.loss], 1)
+        targets = found.targets
         largest = targets.argmax(2)
         right = ((z.argmax(1) == largest) & rows.there).sum(1)
         counts = torch.zeros(2, self.units, device=z.device)

@@ -12,13 +12,14 @@ probabilities, tells w and that floor (`soften`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ignite_act.stats.guesses import TINY, classes_of, others
+from ignite_act.stats.guesses import TINY, classes_of
 
 _HALF = 6e-8
 """Smallest gradient of a float16."""
@@ -65,13 +66,11 @@ def read(z: Tensor, g: Tensor) -> Rows:
         z, g: outputs and their gradient, ``(rows, units)``.
     """
     there = g.abs().amax(1) > 0
-    row = _of_classes if z.shape[1] > 1 else _of_one_unit
-    signs = [row(z, signed) for signed in (g, -g)]
-    weight, loss, right, confidence, misfit, rest = (
-        torch.stack([torch.stack(pair) for pair in zip(*(sign[name] for sign in signs), strict=True)]).nan_to_num()
-        for name in ("weight", "loss", "right", "confidence", "misfit", "rest")
-    )
-    target = torch.stack([sign["target"][0] for sign in signs])
+    signed = torch.stack([g, -g])
+    row = (_of_classes if z.shape[1] > 1 else _of_one_unit)(z, signed)
+    numbers = (torch.stack(pair) for pair in row[1:])
+    weight, loss, right, confidence, misfit, rest = torch.stack(list(numbers)).nan_to_num()
+    target = row[0][0]
     smallest = torch.where((g.half().float() == g).all(), _HALF, TINY)
     clear = there & (weight * rest > 256 * smallest)
     own = torch.where(clear, weight, 0.0)
@@ -92,51 +91,57 @@ def by_class(values: Tensor, target: Tensor, classes: int) -> Tensor:
     return total.scatter_add_(2, target.expand(2, -1, -1), values.float())
 
 
-def _of_classes(z: Tensor, g: Tensor) -> dict[str, tuple[Tensor, ...]]:
-    y = classes_of(z, g)
-    p, right = others(z, y), (z.argmax(1) == y).float()
-    log_p = torch.log_softmax(z, 1).gather(1, y.unsqueeze(1))[:, 0]
-    rest = p.sum(1)
-    weight = g.scatter(1, y.unsqueeze(1), 0.0).sum(1) / rest.clamp(min=TINY)
-    left = (g / weight.unsqueeze(1) - p).square() / p.clamp(min=1e-30)
-    misfit = left.scatter(1, y.unsqueeze(1), 0.0).sum(1) / rest.clamp(min=TINY)
+def _of_classes(z: Tensor, g: Tensor) -> Sequence[Sequence[Tensor]]:
+    """Target, then weight, loss, right, confidence, misfit, and the probability of the other classes, by guess."""
+    p = torch.softmax(z, 1).expand_as(g)
+    y = classes_of(p, g)
+    at = y.unsqueeze(2)
+    right = (z.argmax(1) == y).to(z.dtype)
+    log_p = torch.log_softmax(z, 1).expand_as(g).gather(2, at)[:, :, 0]
+    p = p.scatter(2, at, 0.0)
+    rest = p.sum(2)
+    weight = g.scatter(2, at, 0.0).sum(2) / rest.clamp(min=TINY)
+    left = (g / weight.unsqueeze(2) - p).square() / p.clamp(min=1e-30)
+    misfit = left.scatter(2, at, 0.0).sum(2) / rest.clamp(min=TINY)
     push = g.clamp(max=0)
-    pushed = -push.sum(1)
-    never = torch.full_like(rest, torch.inf)  # the gradient of a log-probability does not underflow
-    own = z.gather(1, y.unsqueeze(1))[:, 0]
-    return {
-        "weight": (weight, pushed),
-        "loss": (-log_p, (push * z).sum(1) / pushed),
-        "target": (y,),
-        "right": (right, right),
-        "confidence": (log_p.exp(), own.exp()),
-        "misfit": (misfit, torch.zeros_like(misfit)),
-        "rest": (rest, never),
-    }
+    pushed = -push.sum(2)
+    own = z.expand_as(g).gather(2, at)[:, :, 0]
+    return (
+        (y,),
+        (weight, pushed),
+        (-log_p, (push * z.clamp(min=torch.finfo(z.dtype).min)).sum(2) / pushed),
+        (right, right),
+        (log_p.exp(), own.exp()),
+        (misfit, torch.zeros_like(misfit)),
+        (rest, torch.full_like(rest, torch.inf)),  # the gradient of a log-probability does not underflow
+    )
 
 
-def _of_one_unit(z: Tensor, g: Tensor) -> dict[str, tuple[Tensor, ...]]:
-    z, g = z[:, 0], g[:, 0]
+def _of_one_unit(z: Tensor, g: Tensor) -> Sequence[Sequence[Tensor]]:
+    """The same; the targets are 0 and 1."""
+    z, g = z[:, 0], g[:, :, 0]
     y = g < 0
     away = torch.where(y, -z, z)  # how far the logit is on the wrong side
     p = torch.where(y, z, 1 - z).clamp(0, 1)
-    return {
-        "weight": (g.abs() / torch.sigmoid(away), g.abs() * p),
-        "loss": (F.softplus(away), -p.log().clamp(min=-100)),
-        "target": (y.long(),),
-        "right": (((z > 0) == y).float(), ((z > 0.5) == y).float()),
-        "confidence": (torch.sigmoid(-away), p),
-        "misfit": (torch.zeros_like(z), torch.zeros_like(z)),
-        "rest": (torch.sigmoid(-z.abs()), torch.minimum(z, 1 - z).clamp(min=0)),
-    }
+    none = torch.zeros_like(p)
+    rest = torch.sigmoid(-z.abs()), torch.minimum(z, 1 - z).clamp(min=0)
+    return (
+        (y.long(),),
+        (g.abs() / torch.sigmoid(away), g.abs() * p),
+        (F.softplus(away), -p.log().clamp(min=-100)),
+        (((z > 0) == y).to(z.dtype), ((z > 0.5) == y).to(z.dtype)),
+        (torch.sigmoid(-away), p),
+        (none, none),
+        (rest[0].expand_as(p), rest[1].expand_as(p)),
+    )
 
 
 @dataclass(frozen=True)
 class Soft:
-    """Targets that are shared by several classes.
+    """Targets that are shared by several classes, by sign.
 
     Attributes:
-        targets: ``(rows, units)``; rows without a gradient have none.
+        targets: ``(2, rows, units)``; rows without a gradient have none.
         floor: target of the classes that a row is not of.
         misfit: mean squared deviation of the others from the floor, relative to their probabilities; infinite if there
             are no such targets.
@@ -161,35 +166,45 @@ def soften(z: Tensor, g: Tensor, there: Tensor, scale: float) -> Soft:
         there: ``(rows,)``, whether the row has a gradient.
         scale: rows of the whole output, of which there may be more, over these.
     """
-    p, keep, units = torch.softmax(z, 1), there.to(z.dtype), z.shape[1]
+    signed, p, keep, units = torch.stack([g, -g]), torch.softmax(z, 1), there.to(z.dtype), z.shape[1]
     seen = keep.sum().clamp(min=1)
 
     def mean(values: Tensor) -> Tensor:
         return (values * keep).sum(-1) / seen
 
-    predicted = p.topk(min(2, units - 2), 1).indices
-    free = [g.scatter(1, predicted[:, : last + 1], -torch.inf).argmax(1) for last in range(predicted.shape[1])]
-    at = torch.stack(free, 1)  # classes that no row is of, most likely
-    x, y = p.gather(1, at).T, g.gather(1, at).T
-    dx, dy = x - mean(x).unsqueeze(1), y - mean(y).unsqueeze(1)
-    spread = mean(dx.square())
-    slopes = torch.cat([(seen * scale).reshape(1), spread / mean(dx * dy)])
-    floors = mean(x[-1] - slopes.unsqueeze(1) * y[-1])
-    targets = p - slopes.reshape(-1, 1, 1) * g
-    largest = targets.topk(2, 2)
-    outside = largest.indices[:, :, : 1 if units == 3 else 2]
-    size = mean(p.expand_as(targets).scatter(2, outside, 0.0).square().sum(2))
-    off = mean((targets - floors.reshape(-1, 1, 1)).scatter(2, outside, 0.0).square().sum(2))
-    size[0] += 1e-4 * floors[0].square()
-    told = torch.cat([spread[:1] >= 0, spread > torch.maximum(0.05 * mean(x.square()), 1e-4 * floors[1:].square())])
+    x, y = _of_no_row(p, signed)
+    dx, dy = x - mean(x).unsqueeze(2), y - mean(y).unsqueeze(2)
+    spread = mean(dx.square())  # (lines, 2)
+    slopes = torch.cat([(seen * scale).expand(1, 2), spread / mean(dx * dy)])  # (1 + lines, 2)
+    floors = mean(x[-1] - slopes.unsqueeze(2) * y[-1])
+    targets = p - slopes[:, :, None, None] * signed
+    largest, outside = targets.topk(2, 3)
+    outside = outside[:, :, :, : 1 if units == 3 else 2]
+    size = mean(p.expand_as(targets).scatter(3, outside, 0.0).square().sum(3))
+    off = mean((targets - floors[:, :, None, None]).scatter(3, outside, 0.0).square().sum(3))
+    size = torch.cat([size[:1] + 1e-4 * floors[:1].square(), size[1:]])
+    told = spread > torch.maximum(0.05 * mean(x.square()), 1e-4 * floors[1:].square())
+    told = torch.cat([torch.ones_like(told[:1]), told])
     top = 1 - (units - 1) * floors
     share = floors * units
-    above = mean((largest.values[:, :, 0] > top.unsqueeze(1) + 0.02).to(z.dtype))
+    above = mean((largest[:, :, :, 0] > top.unsqueeze(2) + 0.02).to(z.dtype))
     possible = told & (slopes > 0) & (share > -1e-3) & (share < 0.35) & (above < 1e-3)
     misfit = torch.where(possible, off / size.clamp(min=TINY), torch.inf)
-    best = (misfit * torch.where(torch.arange(len(slopes), device=z.device) == 0, 0.5, 1.0)).argmin()
-    wanted = targets[best]
+    best = torch.cat([misfit[:1] / 2, misfit[1:]]).argmin(0, keepdim=True)  # (1, 2); a mean, if it does as well
+    wanted = targets.gather(0, best[:, :, None, None].expand(1, 2, *z.shape))[0]
     lowest = torch.finfo(z.dtype).min  # a class that is masked has no target
-    loss = mean(torch.logsumexp(z, 1) - (wanted * z.clamp(min=lowest)).sum(1))
-    mixed = top[best] - mean(largest.values[best, :, 0])
-    return Soft(wanted * keep.unsqueeze(1), floors[best], misfit[best], mixed, loss)
+    loss = mean(torch.logsumexp(z, 1) - (wanted * z.clamp(min=lowest)).sum(2))
+    mixed = top - mean(largest[:, :, :, 0])
+    floor, misfit, mixed = (values.gather(0, best)[0] for values in (floors, misfit, mixed))
+    return Soft(wanted * keep.unsqueeze(1), floor, misfit, mixed, loss)
+
+
+def _of_no_row(p: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """Probability and gradient ``(lines, 2, rows)`` of a class that most likely is no target of its row.
+
+    It is pushed down most among those that are not predicted; a row of two classes may predict both of them.
+    """
+    predicted = p.topk(min(2, p.shape[1] - 2), 1).indices.expand(len(g), -1, -1)
+    free = [g.scatter(2, predicted[:, :, : last + 1], -torch.inf).argmax(2) for last in range(predicted.shape[2])]
+    at = torch.stack(free, 2)
+    return p.expand_as(g).gather(2, at).permute(2, 0, 1), g.gather(2, at).permute(2, 0, 1)
