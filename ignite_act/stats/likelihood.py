@@ -44,6 +44,8 @@ _DOUBT = 0.05
 _RELATED = 0.05
 """Share of the variance of the weights that the confidence of the network may explain by chance."""
 _ENOUGH = 100
+_LEVER = 0.05
+"""Variance of the logarithm of the errors within a class by which losses of one unit are told apart."""
 _NORMAL = 5e-3
 """How far the weights may be from adding up to 1, as they do in a weighted mean, as a logarithm ..."""
 _MEAN = 0.02
@@ -297,12 +299,12 @@ class Likelihood:
 
     def _weights_known(self, kind: int, sign: int, heard: float) -> bool:
         """Whether the weights of the rows are those of a mean, of classes, or unrelated to the network."""
-        whole, freedom, own, within, _ = _tensor(self.spreads)[kind, sign].tolist()
-        if freedom > 0 and whole < _EXACT * freedom:
-            return True
-        if within >= 8 and own < _EXACT * within:
-            return True
+        whole, freedom, own, within, lever = _tensor(self.spreads)[kind, sign].tolist()
         if float(_tensor(self.off_mean)[kind, sign]) / heard < _NORMAL:
+            return True
+        if self.units == 1 and kind == 1 and lever < _LEVER * within:
+            return False  # close to a half, a squared error of probabilities has the same direction
+        if (freedom > 0 and whole < _EXACT * freedom) or (within >= 8 and own < _EXACT * within):
             return True
         moments = _tensor(self.moments)[kind, sign]
         if float(moments[0, 0]) < _ENOUGH:
@@ -314,7 +316,7 @@ class Likelihood:
     def _by_class_only(self, kind: int, sign: int) -> bool:
         """Whether weights of two classes explain a gradient of one unit, whose confidences differ enough to tell."""
         _, _, own, within, lever = _tensor(self.spreads)[kind, sign].tolist()
-        return within >= 8 and own < _EXACT * within and lever > max(25 * own, 2.5e-3 * within)
+        return within >= 8 and own < _EXACT * within and lever > _LEVER * within
 
     def _soft_sign(self, heard: float) -> int | None:
         """The sign by which all targets have the same floor; None if by neither, or one class does as well."""

@@ -23,6 +23,8 @@ from ignite_act.stats.guesses import TINY, classes_of
 
 _HALF = 6e-8
 """Smallest gradient of a float16."""
+_GRAIN = 6e-8
+"""Distance from 1 to the next smaller float32."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +71,14 @@ def read(z: Tensor, g: Tensor) -> Rows:
     signed = torch.stack([g, -g])
     row = (_of_classes if z.shape[1] > 1 else _of_one_unit)(z, signed)
     numbers = (torch.stack(pair) for pair in row[1:])
-    weight, loss, right, confidence, misfit, rest = torch.stack(list(numbers)).nan_to_num()
+    weight, loss, right, confidence, misfit, rest, grain = torch.stack(list(numbers)).nan_to_num()
     target = row[0][0]
     smallest = torch.where((g.half().float() == g).all(), _HALF, TINY)
-    clear = there & (weight * rest > 256 * smallest)
+    clear = there & (weight * rest > 256 * smallest) & (rest > 256 * grain)
     own = torch.where(clear, weight, 0.0)
     usual = own.sum(2, keepdim=True) / clear.sum(2, keepdim=True).clamp(min=1)
-    sure = ~there & (torch.where(usual > 0, usual, 1 / len(z)) * rest < smallest)
+    vanishes = (torch.where(usual > 0, usual, 1 / len(z)) * rest < smallest) | (rest < grain)
+    sure = ~there & vanishes
     classes = max(z.shape[1], 2)
     number = by_class(clear, target, classes)
     of_class = torch.where(number > 0, by_class(own, target, classes) / number.clamp(min=1), usual)
@@ -92,7 +95,7 @@ def by_class(values: Tensor, target: Tensor, classes: int) -> Tensor:
 
 
 def _of_classes(z: Tensor, g: Tensor) -> Sequence[Sequence[Tensor]]:
-    """Target, then weight, loss, right, confidence, misfit, and the probability of the other classes, by guess."""
+    """Target, then weight, loss, right, confidence, misfit, probability of the others and grain, by guess."""
     p = torch.softmax(z, 1).expand_as(g)
     y = classes_of(p, g)
     at = y.unsqueeze(2)
@@ -114,17 +117,19 @@ def _of_classes(z: Tensor, g: Tensor) -> Sequence[Sequence[Tensor]]:
         (log_p.exp(), own.exp()),
         (misfit, torch.zeros_like(misfit)),
         (rest, torch.full_like(rest, torch.inf)),  # the gradient of a log-probability does not underflow
+        (torch.zeros_like(rest), torch.zeros_like(rest)),
     )
 
 
 def _of_one_unit(z: Tensor, g: Tensor) -> Sequence[Sequence[Tensor]]:
     """The same; the targets are 0 and 1."""
     z, g = z[:, 0], g[:, :, 0]
-    y = g < 0
+    y = torch.where(g != 0, g < 0, z > 0)  # a row that is sure and right has no gradient, of probabilities 0 and 1, too
     away = torch.where(y, -z, z)  # how far the logit is on the wrong side
     p = torch.where(y, z, 1 - z).clamp(0, 1)
     none = torch.zeros_like(p)
     rest = torch.sigmoid(-z.abs()), torch.minimum(z, 1 - z).clamp(min=0)
+    grain = torch.where(z > 0, _GRAIN, 0.0)  # sigmoid(z) - 1 is rounded, sigmoid(z) is not
     return (
         (y.long(),),
         (g.abs() / torch.sigmoid(away), g.abs() * p),
@@ -133,6 +138,7 @@ def _of_one_unit(z: Tensor, g: Tensor) -> Sequence[Sequence[Tensor]]:
         (torch.sigmoid(-away), p),
         (none, none),
         (rest[0].expand_as(p), rest[1].expand_as(p)),
+        (grain.expand_as(p), none),
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ignite_act.stats.likelihood import Likelihood, as_rows
 
@@ -332,7 +333,10 @@ def test_other_types_equal_their_twin(name: str, stage: str, dtype: torch.dtype)
     factor = 1 / 64 if (name, dtype) == ("loss scaler", torch.float16) else 1.0  # the largest float16 is 65504
     steps = [(z.to(dtype).float(), y) for z, y in steps_of(stage)]
     result = judged(lambda z, y: factor * loss(z.float(), y), steps, dtype=dtype)
-    agrees(result, twin(steps, targets_of), rel=0.03)
+    if (dtype, stage) == (torch.float16, "sure") and name != "plain":  # many rows underflow, and the scale is another
+        assert [result[key] for key in SEEN] == [None] * len(SEEN)
+    else:
+        agrees(result, twin(steps, targets_of), rel=0.03)
 
 
 @pytest.mark.parametrize("stage", ["fresh", "half", "sure"])
@@ -405,3 +409,180 @@ def test_a_step_without_a_target_is_left_out() -> None:
     expected = twin([(z0, y0), (z1, y1)], EVERY)
     for name in SEEN:
         assert result[name] == pytest.approx(expected[name], rel=0.01), name
+
+
+def one_unit(stage: str, steps: int = 3, rows: int = 256) -> list[Step]:
+    """Logits ``(rows, 1)`` with targets of 0 and 1."""
+    found = []
+    for z, y in steps_of(stage, 2, rows, steps):
+        found.append((0.7 * (z[:, 1:] - z[:, :1]), y.unsqueeze(1).float()))
+    return found
+
+
+def binary(weight: Callable[[Tensor, Tensor], Tensor]) -> Twin:
+    """As of two classes."""
+
+    def targets_of(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        targets = torch.cat([1 - y, y], 1).double()
+        return targets, weight(z, y)[:, 0].double(), bits_of(z, y.double())[:, 0]
+
+    return targets_of
+
+
+def bits_of(z: Tensor, y: Tensor, **options: Any) -> Tensor:
+    return F.binary_cross_entropy_with_logits(z, y, reduction="none", **options)
+
+
+def kept(y: Tensor) -> Tensor:
+    return (torch.arange(len(y)) % 4 == 1).unsqueeze(1)
+
+
+def probabilities(z: Tensor, y: Tensor) -> Tensor:
+    return F.binary_cross_entropy(torch.sigmoid(z), y, reduction="none")
+
+
+ROW_WEIGHTS = torch.rand(256, 1, generator=torch.Generator().manual_seed(5)) + 0.5
+ONE: dict[str, tuple[Loss, Twin]] = {
+    "mean": (lambda z, y: bits_of(z, y).mean(), binary(lambda z, y: torch.ones_like(y))),
+    "masked, mean of all": (lambda z, y: (bits_of(z, y) * kept(y)).mean(), binary(lambda z, y: kept(y))),
+    "masked, mean of some": (lambda z, y: bits_of(z, y)[kept(y)].mean(), binary(lambda z, y: kept(y))),
+    "positives weigh 7": (
+        lambda z, y: bits_of(z, y, pos_weight=torch.tensor(7.0)).mean(),
+        binary(lambda z, y: 1 + 6 * y),
+    ),
+    "masked, positives weigh 7": (
+        lambda z, y: bits_of(z, y, pos_weight=torch.tensor(7.0))[kept(y)].mean(),
+        binary(lambda z, y: (1 + 6 * y) * kept(y)),
+    ),
+    "masked by the target": (
+        lambda z, y: (bits_of(z, y) * (1 + 6 * y)).sum(),
+        binary(lambda z, y: 1 + 6 * y),
+    ),
+}
+
+
+@pytest.mark.parametrize("stage", ["fresh", "half", "sure"])
+@pytest.mark.parametrize("name", ONE)
+def test_one_unit_equals_its_twin(name: str, stage: str) -> None:
+    """Binary cross-entropy of logits with masks and weights; where the sign is open, only the level may be told."""
+    loss, targets_of = ONE[name]
+    steps = one_unit(stage)
+    result = judged(loss, steps)
+    expected = twin([(torch.cat([-z, z], 1), y) for z, y in steps], lambda z, y: targets_of(z[:, 1:], y))
+    if result["loss_applies"] == "unknown" or result["maximised"] is None:
+        assert stage == "fresh"
+        assert all(result[key] is None or result[key] == pytest.approx(expected[key], rel=0.06) for key in SEEN)
+    else:
+        assert (result["loss_applies"], result["maximised"]) == ("sigmoid", False)
+        open_rows = stage == "sure" and name != "mean"  # sigmoid(z) - 1 is 0 beyond 17, as of rows that are masked
+        for key in SEEN:
+            value = None if open_rows else pytest.approx(expected[key], rel=0.02, abs=1e-6)
+            assert result[key] == value, key
+
+
+ONE_UNKNOWN: dict[str, Loss] = {
+    "focal": lambda z, y: ((1 - torch.exp(-bits_of(z, y))) ** 2 * bits_of(z, y)).mean(),
+    "temperature 3": lambda z, y: bits_of(z / 3, y).mean(),
+    "smoothed": lambda z, y: bits_of(z, 0.8 * y + 0.1).mean(),
+    "soft targets": lambda z, y: bits_of(z, torch.sigmoid(z.detach() + 4 * y - 2)).mean(),
+    "squared": lambda z, y: F.mse_loss(z, y),
+    "squared probabilities": lambda z, y: F.mse_loss(torch.sigmoid(z), y),
+    "hinge": lambda z, y: F.relu(1 - (2 * y - 1) * z).mean(),
+    "poisson": lambda z, y: F.poisson_nll_loss(z.clamp(-20, 20), 5 * y),
+    "huber": lambda z, y: F.huber_loss(z, y),
+    "margin ranking": lambda z, y: F.margin_ranking_loss(z, z.roll(1, 0), 2 * y - 1),
+    "adversarial": lambda z, y: (z * (1 - 2 * y)).mean(),
+    "pairs": lambda z, y: F.softplus(z.roll(1, 0) - z).mean(),
+    "exponential": lambda z, y: torch.exp((1 - 2 * y) * z.clamp(-20, 20)).mean(),
+}
+
+
+@pytest.mark.parametrize("stage", ["fresh", "half", "sure"])
+@pytest.mark.parametrize("name", ONE_UNKNOWN)
+def test_other_losses_of_one_unit_have_no_loss_of_ours(name: str, stage: str) -> None:
+    """Of one unit many gradients look alike."""
+    result = judged(ONE_UNKNOWN[name], one_unit(stage))
+    assert [result[key] for key in SEEN[:3]] == [None] * 3, result
+
+
+@pytest.mark.parametrize("name", ["squared", "huber", "focal"])
+def test_probabilities_of_one_unit_are_not_taken_for_logits(name: str) -> None:
+    """An output between 0 and 1 whose gradients differ little, whatever weights of two classes might explain."""
+    for spread in (0.01, 0.1, 1.0):
+        steps = [(torch.sigmoid(spread * z), y) for z, y in one_unit("half")]
+        result = judged(ONE_UNKNOWN[name], steps)
+        assert result["first_loss"] is result["constant_loss"] is None
+
+
+@pytest.mark.parametrize("units", [1, 4])
+def test_several_labels_with_ignored_entries(units: int) -> None:
+    """Multi-label targets with missing entries are still named; of many units no classes are made up."""
+    generator = torch.Generator().manual_seed(0)
+    z, known = torch.randn(200, units, generator=generator), torch.rand(200, units, generator=generator) < 0.5
+    y = (torch.rand(200, units, generator=generator) < torch.sigmoid(z)).float()
+    for loss in (lambda z, y: (bits_of(z, y) * known).mean(), lambda z, y: bits_of(z, y)[known].mean()):
+        result = judged(loss, [(z, y)])
+        assert (result["loss_applies"], result["maximised"]) == ("sigmoid", False)
+        expected = bits_of(z, y)[known].mean().item()
+        assert result["first_loss"] == (None if units > 1 else pytest.approx(expected, rel=1e-4))
+
+
+def observed(y: Tensor) -> Tensor:
+    return torch.rand(y.shape, generator=torch.Generator().manual_seed(2)) < 0.4
+
+
+SQUARED: dict[str, Loss] = {
+    "missing": lambda z, y: F.mse_loss(z[observed(y)], y[observed(y)]),
+    "masked": lambda z, y: ((z - y).square() * observed(y)).sum() / observed(y).sum(),
+    "rows": lambda z, y: F.mse_loss(z[:20], y[:20]),
+    "all": F.mse_loss,
+}
+
+
+@pytest.mark.parametrize("units", [1, 5])
+@pytest.mark.parametrize("name", SQUARED)
+def test_a_squared_error_with_missing_targets(name: str, units: int) -> None:
+    """Loss of the first step and variance of those targets that there are."""
+    generator = torch.Generator().manual_seed(1)
+    steps = [tuple(torch.randn(2, 64, units, generator=generator) + torch.tensor([0.0, 2.0]).view(2, 1, 1))] * 2
+    z, y = steps[0]
+    keep = {"rows": torch.arange(64).unsqueeze(1).expand_as(y) < 20, "all": torch.ones_like(y) > 0}.get(
+        name, observed(y)
+    )
+    result = judged(SQUARED[name], [(z, y), (z, y)])
+    assert result["squared_loss"] == pytest.approx(SQUARED[name](z, y).item(), rel=1e-5)
+    variance = torch.stack([y[:, i][keep[:, i]].double().var(correction=0) for i in range(units)]).mean().item()
+    assert result["target_variance"] == pytest.approx(variance, rel=1e-4)
+
+
+def test_a_squared_error_that_a_relu_meets_exactly() -> None:
+    """Zeros that are wanted have no gradient, and they are targets nevertheless."""
+    generator = torch.Generator().manual_seed(1)
+    z, y = torch.randn(2, 64, 3, generator=generator).relu()
+    result = judged(F.mse_loss, [(z, y)])
+    assert result["squared_loss"] == pytest.approx(F.mse_loss(z, y).item(), rel=1e-5)
+    assert result["target_variance"] == pytest.approx(y.double().var(0, correction=0).mean().item(), rel=1e-4)
+
+
+class Watch(TorchDispatchMode):
+    """Names of the operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func.overloadpacket.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("units", [1, 2, 3, 10])
+def test_no_step_waits_for_the_device(units: int) -> None:
+    """Nothing is brought to the host, and no shape depends on a value."""
+    z = torch.randn(32, units)
+    likelihood = Likelihood(units)
+    with Watch() as watch:
+        for _ in range(2):
+            likelihood.update(z, torch.softmax(z, 1) - 0.3, z.numel(), ANYWHERE)
+    waiting = {"_local_scalar_dense", "item", "nonzero", "masked_select", "index", "unique2", "equal", "is_nonzero"}
+    assert not watch.names & waiting
