@@ -70,7 +70,7 @@ def read(z: Tensor, g: Tensor) -> Rows:
     there = g.abs().amax(1) > 0
     signed = torch.stack([g, -g])
     row = (_of_classes if z.shape[1] > 1 else _of_one_unit)(z, signed)
-    numbers = (torch.stack(pair) for pair in row[1:])
+    numbers = (torch.stack(list(pair)) for pair in row[1:])
     weight, loss, right, confidence, misfit, rest, grain = torch.stack(list(numbers)).nan_to_num()
     target = row[0][0]
     smallest = torch.where((g.half().float() == g).all(), _HALF, TINY)
