@@ -1,9 +1,7 @@
 """What the gradients at the outputs of a few steps say about the loss, and through it about the targets.
 
 `stats.guesses` tells which likelihood a gradient comes from, `stats.targets` what it says of each row. Here the rows
-are added up, and what is certain is told: rows that the loss ignores are left out, weights of classes count as the loss
-counts them, and where the weights follow the confidence of the network (a focal loss, a temperature), or the targets
-cannot be told, the loss is not known.
+are added up, and `stats.recognition` concludes.
 
 A mean squared error has the gradient 2 (z - t) / n: its targets follow from it without a guess, and what the loss would
 be, by which it is recognised.
@@ -19,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ignite_act.stats.guesses import FITS, GUESSES, TINY, Guess, fits, sign_of, zero_sum
+from ignite_act.stats.guesses import FITS, GUESSES, TINY, Guess, fits, zero_sum
+from ignite_act.stats.recognition import entropy, recognise
 from ignite_act.stats.targets import Rows, by_class, mean_losses, read, soften
 
 __all__ = ["FITS", "GUESSES", "MOST", "NAMES", "Guess", "Likelihood", "as_rows", "entropy", "fits"]
@@ -31,25 +30,8 @@ NAMES = (
 )  # fmt: skip
 MOST = 1 << 18
 """Values of an output that are looked at."""
-_EXACT = 1e-3
-"""Mean squared relative deviation from a guess, or between weights, that is rounding (of bfloat16, say)."""
-_SOFT = 3e-4
-"""The same for targets with a floor, which have more freedom."""
-_MIXED = 0.02
-"""Part of a target that other classes than the largest have, beyond the floor, above which there is no single class."""
-_SHARED = 1e-3
-"""Label smoothing below which there is none."""
-_DOUBT = 0.05
-"""Share of rows of which it is not known whether the loss ignores them; above it, nothing is concluded."""
-_RELATED = 0.05
-"""Share of the variance of the weights that the confidence of the network may explain by chance."""
-_ENOUGH = 100
-_LEVER = 0.05
-"""Variance of the logarithm of the errors within a class by which losses of one unit are told apart."""
-_NORMAL = 5e-3
-"""How far the weights may be from adding up to 1, as they do in a weighted mean, as a logarithm ..."""
 _MEAN = 0.02
-"""... and the same where it decides whether rows that are sure count."""
+"""How far the weights may be from adding up to 1, as a logarithm, where it decides whether rows that are sure count."""
 
 
 def as_rows(output: Tensor, axis: int) -> Tensor:
@@ -89,6 +71,7 @@ class Likelihood:
     misfit: Tensor | float = 0.0  # (2, 2) see `targets.Rows`
     moments: Tensor | float = 0.0  # (2, 2, 4, 4) of 1, confidence, its square, and the weight relative to its class
     spreads: Tensor | float = 0.0  # (2, 2, 5) see `_spreads`
+    off_log: Tensor | float = 0.0  # how far the outputs are from log-probabilities
     off_mean: Tensor | float = 0.0  # (2, 2) how far the weights are from adding up to 1, as a logarithm
     soft: Tensor | float = 0.0  # (2, 4) misfit, floor, mixed and loss of targets with a floor, see `targets.Soft`
     soft_first: Tensor | float = 0.0  # (2,) their loss in the first step
@@ -121,6 +104,7 @@ class Likelihood:
         self.heard = self.heard + (seen > 0)
         self.rows = self.rows + seen
         self.off_zero_sum = self.off_zero_sum + zero_sum(g) * (seen > 0)
+        self.off_log = self.off_log + torch.logsumexp(z, 1).abs().mean()
         self.blocked = self.blocked + ((z == 0) & (g > 0)).float().mean()
         sizes = g.abs()
         smallest = torch.where(sizes > 0, sizes, math.inf).amin()
@@ -228,138 +212,12 @@ class Likelihood:
         result: dict[str, Any] = dict.fromkeys(NAMES)
         if not self.steps:
             return result
-        on_host = Likelihood(**self.state_dict())
-        result |= {"loss_applies": "unknown", "blocked": float(on_host.blocked) / self.steps}
-        result |= on_host._squared() | on_host._likelihood()
+        state = {name: torch.as_tensor(value) for name, value in self.state_dict().items()}
+        result |= recognise(self.units, self.steps, self.firsts, state)
         return {name: None if isinstance(value, float) and not math.isfinite(value) else value
                 for name, value in result.items()}  # fmt: skip
-
-    def _squared(self) -> dict[str, Any]:
-        means, squares = (_tensor(self.sums) / _tensor(self.samples).clamp(min=1)).unbind(1)
-        seen = _tensor(self.samples) > 0
-        variances = (squares - means.square()).clamp(min=0)[:, seen].mean(1).tolist()
-        return {
-            "squared_loss": float(self.first_squared) / self.firsts,
-            "target_variance": variances[0],
-            "target_variance_maximised": variances[1],
-            "beyond": float(self.beyond) / self.steps,
-        }
-
-    def _likelihood(self) -> dict[str, Any]:
-        heard = max(float(self.heard), 1.0)
-        rows, together, *scales = (_tensor(self.fits) / heard).nan_to_num(0.0)
-        best = int(rows.amax(1).argmax())
-        guess, kind = GUESSES[best], best % 2
-        sign, clear = sign_of(together[best], *(scale[best] for scale in scales))
-        of_two = not bool((_tensor(self.counts)[sign] > 0).all())  # a gradient of one sign fits many losses
-        absolute = not (self.units > 1 and best < 2) and float(self.spread) / self.steps < 1e-4
-        zero_sum = self.units > 1 and float(self.off_zero_sum) / heard < 1e-3
-        fitting = float(rows[best].max()) >= FITS
-        soft = self._soft_sign(heard) if zero_sum and self.units > 2 and (not fitting or best == 0) else None
-        if soft is not None:
-            return {"loss_applies": "softmax"} | self._of_soft(soft, heard)
-        if not fitting and self.units == 1:
-            weighted = [(kind, side) for kind in (0, 1) for side in (0, 1) if self._by_class_only(kind, side)]
-            if len(weighted) == 1:
-                (kind, sign), clear, fitting = weighted[0], True, True
-                guess = GUESSES[2 + kind]
-        if not fitting or (self.units == 1 and of_two) or absolute:
-            return {"loss_applies": "softmax"} if zero_sum else {}
-        result: dict[str, Any] = {"loss_applies": "nothing" if guess in ("nll", "bce") else guess}
-        result["maximised"] = bool(sign) if clear else None
-        if self.units > 1 and guess in ("sigmoid", "bce"):
-            return result  # each unit has a target of its own
-        return result | self._of_classes(kind, sign, clear, heard)
-
-    def _of_classes(self, kind: int, sign: int, clear: bool, heard: float) -> dict[str, Any]:
-        """Of rows with one class each."""
-        result: dict[str, Any] = {}
-        counts, doubts = _tensor(self.counts) + _tensor(self.sures)[kind], _tensor(self.doubts)[kind]
-        seen = counts.sum(1).clamp(min=1)
-        exact = bool((_tensor(self.misfit)[kind] / heard)[sign] < _EXACT)
-        if not exact or float(doubts[sign]) > _DOUBT * float(seen[sign] + doubts[sign]):
-            return result
-        if self._weights_known(kind, sign, heard):
-            entropies = [entropy(item) for item in _tensor(self.weighted)[kind]]
-            if clear or abs(entropies[0] - entropies[1]) < 0.05 * entropies[0]:
-                result["constant_loss"] = entropies[sign]
-            means = (
-                ("mean_loss", _tensor(self.losses) / heard),
-                ("first_loss", _tensor(self.first_losses) / self.firsts),
-            )
-            for name, values in means:
-                either = values[kind].tolist()
-                if clear or abs(either[0] - either[1]) < 0.05 * abs(either[0]):
-                    result[name] = either[sign]
-        if clear:
-            result["accuracy"] = float(_tensor(self.right)[kind, sign] / seen[sign])
-            result["majority"] = float(counts[sign].max() / seen[sign])
-            result["entropy_within"] = float(_tensor(self.within)[kind, sign]) / heard
-        return result
-
-    def _weights_known(self, kind: int, sign: int, heard: float) -> bool:
-        """Whether the weights of the rows are those of a mean, of classes, or unrelated to the network."""
-        whole, freedom, own, within, lever = _tensor(self.spreads)[kind, sign].tolist()
-        if float(_tensor(self.off_mean)[kind, sign]) / heard < _NORMAL:
-            return True
-        if self.units == 1 and kind == 1 and lever < _LEVER * within:
-            return False  # close to a half, a squared error of probabilities has the same direction
-        if (freedom > 0 and whole < _EXACT * freedom) or (within >= 8 and own < _EXACT * within):
-            return True
-        moments = _tensor(self.moments)[kind, sign]
-        if float(moments[0, 0]) < _ENOUGH:
-            return False
-        inner = moments[:3, :3] + 1e-9 * moments[0, 0] * torch.eye(3, dtype=moments.dtype)
-        explained = moments[3, :3] @ torch.linalg.solve(inner, moments[:3, 3])
-        return bool(explained < _RELATED * moments[3, 3])
-
-    def _by_class_only(self, kind: int, sign: int) -> bool:
-        """Whether weights of two classes explain a gradient of one unit, whose confidences differ enough to tell."""
-        _, _, own, within, lever = _tensor(self.spreads)[kind, sign].tolist()
-        return within >= 8 and own < _EXACT * within and lever > _LEVER * within
-
-    def _soft_sign(self, heard: float) -> int | None:
-        """The sign by which all targets have the same floor; None if by neither, or one class does as well."""
-        misfits, floors, mixed, _ = (_tensor(self.soft) / heard).T.tolist()
-        hard = (_tensor(self.misfit)[0] / heard).nan_to_num(math.inf).tolist()
-        sign = int(misfits[1] < misfits[0])
-        better = misfits[sign] < _SOFT and misfits[1 - sign] > 10 * misfits[sign]
-        shared = mixed[sign] > _MIXED or floors[sign] * self.units > _SHARED
-        return sign if better and shared and min(hard) > max(10 * misfits[sign], 1e-6) else None
-
-    def _of_soft(self, sign: int, heard: float) -> dict[str, Any]:
-        """Of targets with label smoothing, or mixed with one another, which have no single class."""
-        _, _, mixed, mean = (_tensor(self.soft)[sign] / heard).tolist()
-        sums, squares = _tensor(self.soft_sums)[sign].double()
-        rows = float(self.rows)
-        shares, square = (sums / rows).clamp(min=0), squares / rows
-        bias = ((square - shares.square()).clamp(min=0) / (2 * rows * shares.clamp(min=1e-12))).sum()
-        result = {
-            "maximised": bool(sign),
-            "constant_loss": float(torch.special.entr(shares).sum() + bias),
-            "mean_loss": mean,
-            "first_loss": float(_tensor(self.soft_first)[sign]) / self.firsts,
-        }
-        if mixed < _MIXED:
-            counts = _tensor(self.soft_counts)[sign]
-            result["accuracy"] = float(_tensor(self.soft_right)[sign]) / rows
-            result["majority"] = float(counts.max()) / rows
-            result["entropy_within"] = float(_tensor(self.soft_within)[sign]) / heard
-        return result
-
-
-def _tensor(value: Tensor | float) -> Tensor:
-    return torch.as_tensor(value)
 
 
 def _within(counts: Tensor) -> Tensor:
     """Entropy of the classes behind counts ``(..., classes)``."""
     return torch.special.entr(counts / counts.sum(-1, keepdim=True).clamp(min=1)).sum(-1)
-
-
-def entropy(counts: Tensor) -> float:
-    """Entropy in nats of the classes behind counts ``(classes,)``, corrected for few samples (Miller 1955)."""
-    seen = counts[counts > 0].double()
-    total = seen.sum()
-    shares = seen / total
-    return float(-(shares * shares.log()).sum() + (len(seen) - 1) / (2 * total))
