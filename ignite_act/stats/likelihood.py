@@ -69,6 +69,7 @@ class Likelihood:
     firsts: int = 0  # first steps: one of each process
     first_losses: Tensor | float = 0.0  # of the first step
     misfit: Tensor | float = 0.0  # (2, 2) see `targets.Rows`
+    uneven: Tensor | float = 0.0  # (2, 2)
     moments: Tensor | float = 0.0  # (2, 2, 4, 4) of 1, confidence, its square, and the weight relative to its class
     spreads: Tensor | float = 0.0  # (2, 2, 5) see `_spreads`
     off_log: Tensor | float = 0.0  # how far the outputs are from log-probabilities
@@ -158,6 +159,7 @@ class Likelihood:
         self.right = self.right + (rows.right & among).sum(2)
         self.within = self.within + _within(classes_of(among))
         self.misfit = self.misfit + (rows.misfit * rows.clear).sum(2) / rows.clear.sum(2).clamp(min=1)
+        self.uneven = self.uneven + (rows.uneven * rows.clear).sum(2) / rows.clear.sum(2).clamp(min=1)
         self.off_mean = self.off_mean + torch.where(heard, torch.minimum(off, off_with), 0.0)
         self._relate(rows, classes_of)
 

@@ -31,6 +31,10 @@ _DOUBT = 0.05
 _RELATED = 0.05
 """Share of the variance of the weights that the confidence of the network may explain by chance."""
 _ENOUGH = 100
+_PART = 0.05
+"""Part of a variance that is left over if a guess explains it ..."""
+_ROUNDING = 1e-10
+"""... and what is rounding of float32 however little there is to explain."""
 _LEVER = 0.05
 """Variance of the logarithm of the errors within a class by which losses of one unit are told apart."""
 _NORMAL = 5e-3
@@ -111,18 +115,37 @@ class _Known:
         """
         if self.units > 1 and kind == 1:
             return sign, clear  # the only class with a gradient
-        exact = (self.mean("misfit")[kind] < _EXACT).tolist()
+        exact = [self._exact(kind, 0), self._exact(kind, 1)]
         if self.units > 2 and exact[0] != exact[1] and float(cosines[exact.index(True)]) >= FITS:
             return exact.index(True), True
-        return sign, clear and (sign == 0 or (exact[1] and self._weights_known(kind, 1)))
+        if self.units > 2:
+            return sign, clear and (sign == 0 or (exact[1] and self._weights_known(kind, 1)))
+        spreads = self.state["spreads"][kind].tolist()
+        own, other = (
+            max(spreads[side][2] / spreads[side][3], _ROUNDING) if spreads[side][3] else math.inf
+            for side in (sign, 1 - sign)
+        )
+        normal, other_normal = self._normal(kind, sign), self._normal(kind, 1 - sign)
+        if sign == 0:
+            return sign, clear and not (other < own / 10 or (other_normal and not normal))
+        known = own < other / 10 or (normal and not other_normal)
+        return sign, clear and known and self._weights_known(kind, sign)
+
+    def _normal(self, kind: int, sign: int) -> bool:
+        """Whether the weights add up to 1."""
+        return float(self.mean("off_mean")[kind, sign]) < _NORMAL
+
+    def _exact(self, kind: int, sign: int) -> bool:
+        """Whether one class explains each row, much better than equal probabilities of the others do."""
+        misfit, uneven = float(self.mean("misfit")[kind, sign]), float(self.mean("uneven")[kind, sign])
+        return misfit < _EXACT and (misfit < max(_PART * uneven, _ROUNDING) or self._normal(kind, sign))
 
     def _of_classes(self, kind: int, sign: int, clear: bool) -> dict[str, Any]:
         """Of rows with one class each."""
         result: dict[str, Any] = {}
         counts, doubts = self.state["counts"] + self.state["sures"][kind], self.state["doubts"][kind]
         seen = counts.sum(1).clamp(min=1)
-        exact = bool(self.mean("misfit")[kind, sign] < _EXACT)
-        if not exact or float(doubts[sign]) > _DOUBT * float(seen[sign] + doubts[sign]):
+        if not self._exact(kind, sign) or float(doubts[sign]) > _DOUBT * float(seen[sign] + doubts[sign]):
             return result
         if self._weights_known(kind, sign):
             entropies = [entropy(item) for item in self.state["weighted"][kind]]
@@ -145,13 +168,15 @@ class _Known:
     def _weights_known(self, kind: int, sign: int) -> bool:
         """Whether the weights of the rows are those of a mean, of classes, or unrelated to the network."""
         whole, freedom, own, within, lever = self.state["spreads"][kind, sign].tolist()
-        if float(self.mean("off_mean")[kind, sign]) < _NORMAL:
+        if self._normal(kind, sign) and own <= _EXACT * within:
             return True
         if self.units > 1 and kind == 1 and not self._of_logs:
             return False  # a logarithm of probabilities that are alike has the same direction
-        if self.units == 1 and kind == 1 and lever < _LEVER * within:
+        if self.units <= 2 and lever < _LEVER * within:
             return False  # close to a half, a squared error of probabilities has the same direction
-        if (freedom > 0 and whole < _EXACT * freedom) or (within >= 8 and own < _EXACT * within):
+        if freedom > 0 and whole < min(_EXACT * freedom, max(_PART * lever, _ROUNDING * freedom)):
+            return True
+        if within >= 8 and own < min(_EXACT * within, max(_PART * lever, _ROUNDING * within)):
             return True
         moments = self.state["moments"][kind, sign]
         if float(moments[0, 0]) < _ENOUGH:

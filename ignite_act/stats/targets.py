@@ -40,6 +40,7 @@ class Rows:
         right: whether that is the predicted class.
         confidence: probability of its class.
         misfit: mean squared relative deviation from what the guess and one class explain.
+        uneven: the same of what a guess of equal probabilities of the other classes does not explain.
         sure: rows without a gradient that may be right and sure.
         clear: rows whose weight is more than rounding.
     """
@@ -51,6 +52,7 @@ class Rows:
     right: Tensor
     confidence: Tensor
     misfit: Tensor
+    uneven: Tensor
     sure: Tensor
     clear: Tensor
 
@@ -71,7 +73,7 @@ def read(z: Tensor, g: Tensor) -> Rows:
     signed = torch.stack([g, -g])
     row = (_of_classes if z.shape[1] > 1 else _of_one_unit)(z, signed)
     numbers = (torch.stack(list(pair)) for pair in row[1:])
-    weight, loss, right, confidence, misfit, rest, grain = torch.stack(list(numbers)).nan_to_num()
+    weight, loss, right, confidence, misfit, uneven, rest, grain = torch.stack(list(numbers)).nan_to_num()
     target = row[0][0]
     smallest = torch.where((g.half().float() == g).all(), _HALF, TINY)
     clear = there & (weight * rest > 256 * smallest) & (rest > 256 * grain)
@@ -85,7 +87,8 @@ def read(z: Tensor, g: Tensor) -> Rows:
     filled = of_class.gather(2, target.expand(2, -1, -1)) * (there & (weight > 0) | sure)
     nonfinite = z.isnan().any() | ~g.isfinite().all()
     loss = torch.where(nonfinite, torch.nan, loss)
-    return Rows(there, torch.where(clear, weight, filled), loss, target, right > 0, confidence, misfit, sure, clear)
+    weight = torch.where(clear, weight, filled)
+    return Rows(there, weight, loss, target, right > 0, confidence, misfit, uneven, sure, clear)
 
 
 def by_class(values: Tensor, target: Tensor, classes: int) -> Tensor:
@@ -95,7 +98,7 @@ def by_class(values: Tensor, target: Tensor, classes: int) -> Tensor:
 
 
 def _of_classes(z: Tensor, g: Tensor) -> Sequence[Sequence[Tensor]]:
-    """Target, then weight, loss, right, confidence, misfit, probability of the others and grain, by guess."""
+    """Target, then weight, loss, right, confidence, misfit, uneven, probability of the others, grain."""
     p = torch.softmax(z, 1).expand_as(g)
     y = classes_of(p, g)
     at = y.unsqueeze(2)
@@ -106,6 +109,8 @@ def _of_classes(z: Tensor, g: Tensor) -> Sequence[Sequence[Tensor]]:
     weight = g.scatter(2, at, 0.0).sum(2) / rest.clamp(min=TINY)
     left = (g / weight.unsqueeze(2) - p).square() / p.clamp(min=1e-30)
     misfit = left.scatter(2, at, 0.0).sum(2) / rest.clamp(min=TINY)
+    mean = rest / max(g.shape[2] - 1, 1)
+    uneven = (p - mean.unsqueeze(2)).square().scatter(2, at, 0.0).sum(2) / (mean * rest).clamp(min=TINY)
     push = g.clamp(max=0)
     pushed = -push.sum(2)
     own = z.expand_as(g).gather(2, at)[:, :, 0]
@@ -116,6 +121,7 @@ def _of_classes(z: Tensor, g: Tensor) -> Sequence[Sequence[Tensor]]:
         (right, right),
         (log_p.exp(), own.exp()),
         (misfit, torch.zeros_like(misfit)),
+        (uneven, torch.ones_like(misfit)),
         (rest, torch.full_like(rest, torch.inf)),  # the gradient of a log-probability does not underflow
         (torch.zeros_like(rest), torch.zeros_like(rest)),
     )
@@ -136,6 +142,7 @@ def _of_one_unit(z: Tensor, g: Tensor) -> Sequence[Sequence[Tensor]]:
         (F.softplus(away), -p.log().clamp(min=-100)),
         (((z > 0) == y).to(z.dtype), ((z > 0.5) == y).to(z.dtype)),
         (torch.sigmoid(-away), p),
+        (none, none),
         (none, none),
         (rest[0].expand_as(p), rest[1].expand_as(p)),
         (grain.expand_as(p), none),

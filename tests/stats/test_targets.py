@@ -278,6 +278,7 @@ def test_other_losses_have_no_loss_of_ours(name: str, stage: str) -> None:
     """Where the loss is another one, nothing of its values is concluded."""
     result = judged(UNKNOWN[name], steps_of(stage))
     assert [result[key] for key in SEEN[:3]] == [None] * 3, result
+    assert result["maximised"] is not True
 
 
 LINES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
@@ -469,7 +470,7 @@ def test_one_unit_equals_its_twin(name: str, stage: str) -> None:
     steps = one_unit(stage)
     result = judged(loss, steps)
     expected = twin([(torch.cat([-z, z], 1), y) for z, y in steps], lambda z, y: targets_of(z[:, 1:], y))
-    if result["loss_applies"] == "unknown" or result["maximised"] is None:
+    if result["loss_applies"] == "unknown" or (result["first_loss"] is None and stage == "fresh"):
         assert stage == "fresh"
         assert all(result[key] is None or result[key] == pytest.approx(expected[key], rel=0.06) for key in SEEN)
     else:
@@ -503,6 +504,7 @@ def test_other_losses_of_one_unit_have_no_loss_of_ours(name: str, stage: str) ->
     """Of one unit many gradients look alike."""
     result = judged(ONE_UNKNOWN[name], one_unit(stage))
     assert [result[key] for key in SEEN[:3]] == [None] * 3, result
+    assert result["maximised"] is not True
 
 
 @pytest.mark.parametrize("name", ["squared", "huber", "focal"])
@@ -525,6 +527,50 @@ def test_several_labels_with_ignored_entries(units: int) -> None:
         assert (result["loss_applies"], result["maximised"]) == ("sigmoid", False)
         expected = bits_of(z, y)[known].mean().item()
         assert result["first_loss"] == (None if units > 1 else pytest.approx(expected, rel=1e-4))
+
+
+NLL: dict[str, tuple[Loss, Twin]] = {
+    "mean": (F.nll_loss, EVERY),
+    "ignored": (lambda z, y: F.nll_loss(z, torch.where(third(y), -100, y)), but(third)),
+    "masked": (lambda z, y: (F.nll_loss(z, y, reduction="none") * ~most(y)).sum(), but(most)),
+    "class weights": (lambda z, y: F.nll_loss(z, y, weight=CLASS_WEIGHTS), BY_CLASS),
+    "smoothing": (
+        lambda z, y: F.kl_div(z, smoothed(0.1)(y, 6), reduction="batchmean"),
+        soft(smoothed(0.1)),
+    ),
+}
+
+
+@pytest.mark.parametrize("stage", ["fresh", "half", "sure"])
+@pytest.mark.parametrize("name", NLL)
+def test_log_probabilities_equal_their_twin(name: str, stage: str) -> None:
+    """Of outputs that are log-probabilities; a constant loss of smoothed targets is that of their classes."""
+    loss, targets_of = NLL[name]
+    steps = [(torch.log_softmax(z, 1), y) for z, y in steps_of(stage)]
+    result, expected = judged(loss, steps), twin(steps, targets_of)
+    assert (result["loss_applies"], result["maximised"]) == ("nothing", False)
+    for key in SEEN:
+        if name != "smoothing" or key != "constant_loss":
+            assert result[key] == pytest.approx(expected[key], rel=0.02, abs=1e-6), key
+
+
+PROBABILITIES: dict[str, Loss] = {
+    "logarithm by hand": lambda p, y: -p[range(len(y)), y].clamp(min=1e-30).log().mean(),
+    "logarithm by hand, sum": lambda p, y: -p[range(len(y)), y].clamp(min=1e-30).log().sum(),
+    "squared": lambda p, y: F.mse_loss(p, F.one_hot(y, 6).float()),
+    "softmax again, focal": focal,
+}
+
+
+@pytest.mark.parametrize("stage", ["fresh", "half"])
+@pytest.mark.parametrize("name", PROBABILITIES)
+def test_other_losses_of_probabilities_have_no_loss_of_ours(name: str, stage: str) -> None:
+    """Of outputs that add up to 1, alike at the start."""
+    for scale in (0.01, 1.0):
+        steps = [(torch.softmax(scale * z, 1), y) for z, y in steps_of(stage)]
+        result = judged(PROBABILITIES[name], steps)
+        assert result["constant_loss"] is None, result
+        assert result["first_loss"] is None or abs(result["first_loss"] - PROBABILITIES[name](*steps[0]).item()) < 0.02
 
 
 def observed(y: Tensor) -> Tensor:
