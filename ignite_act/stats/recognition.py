@@ -147,7 +147,8 @@ class _Known:
         seen = counts.sum(1).clamp(min=1)
         if not self._exact(kind, sign) or float(doubts[sign]) > _DOUBT * float(seen[sign] + doubts[sign]):
             return result
-        if self._weights_known(kind, sign):
+        known = self._weights_known(kind, sign)
+        if known:
             entropies = [entropy(item) for item in self.state["weighted"][kind]]
             level = self.units == 1 or kind == 0 or self._of_logs  # else a sum of outputs has no best constant
             if level and (clear or abs(entropies[0] - entropies[1]) < 0.05 * entropies[0]):
@@ -159,7 +160,7 @@ class _Known:
                 either = values[kind].tolist()
                 if clear or abs(either[0] - either[1]) < 0.05 * abs(either[0]):
                     result[name] = either[sign]
-        if clear:
+        if clear and (known or self.units > 2):  # of two classes, smoothed targets push sure rows back
             result["accuracy"] = float(self.state["right"][kind, sign] / seen[sign])
             result["majority"] = float(counts[sign].max() / seen[sign])
             result["entropy_within"] = float(self.mean("within")[kind, sign])
