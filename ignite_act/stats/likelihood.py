@@ -1,9 +1,7 @@
-"""Which loss a gradient at the outputs comes from: the gradient of a likelihood gives it away, whatever its scale.
+"""What the gradients at the outputs of a few steps say about the loss, and through it about the targets.
 
-With logits z, softmax p and target t, cross-entropy has the gradient p - t; the negative log-likelihood of
-log-probabilities has -t; binary cross-entropy has sigmoid(z) - t of logits and (z - t) / z(1 - z) of probabilities.
-A loss that is maximised has the same with the other sign. So each guess is compared with the gradient by its cosine,
-which no reduction, loss scaling or accumulation changes, and the right guess also tells the targets.
+`stats.guesses` tells which likelihood a gradient comes from, `stats.targets` what it says of each row. Here the rows
+are added up, and `stats.recognition` concludes.
 
 A mean squared error has the gradient 2 (z - t) / n: its targets follow from it without a guess, and what the loss would
 be, by which it is recognised.
@@ -12,19 +10,19 @@ be, by which it is recognised.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-Guess = Literal["softmax", "nll", "sigmoid", "bce"]
-GUESSES: tuple[Guess, ...] = ("softmax", "nll", "sigmoid", "bce")
-FITS = 0.99
-"""Smallest cosine at which a guess is taken to be right ..."""
-CLEARLY = 0.02
-"""... and by how much it must be ahead of the same loss with the other sign."""
+from ignite_act.stats.guesses import FITS, GUESSES, TINY, Guess, fits, zero_sum
+from ignite_act.stats.recognition import entropy, recognise
+from ignite_act.stats.targets import Rows, by_class, mean_losses, read, soften
+
+__all__ = ["FITS", "GUESSES", "MOST", "NAMES", "Guess", "Likelihood", "as_rows", "entropy", "fits"]
+
 NAMES = (
     "loss_applies", "maximised", "constant_loss", "first_loss", "mean_loss", "accuracy", "majority",
     "entropy_within", "blocked",
@@ -32,6 +30,8 @@ NAMES = (
 )  # fmt: skip
 MOST = 1 << 18
 """Values of an output that are looked at."""
+_MEAN = 0.02
+"""How far the weights may be from adding up to 1, as a logarithm, where it decides whether rows that are sure count."""
 
 
 def as_rows(output: Tensor, axis: int) -> Tensor:
@@ -46,109 +46,46 @@ def as_rows(output: Tensor, axis: int) -> Tensor:
     return rows[: max(1, MOST // max(rows.shape[-1], 1))].float()
 
 
-def _softmax(z: Tensor, g: Tensor) -> Tensor:
-    return torch.softmax(z, 1) - _one_hot(z, g)
-
-
-def _nll(z: Tensor, g: Tensor) -> Tensor:
-    """0 where the others are not alike, as they are without and with label smoothing, but not in a squared error."""
-    target = _one_hot(z, g)
-    low, high = g.masked_fill(target > 0, math.inf).amin(1), g.masked_fill(target > 0, -math.inf).amax(1)
-    top = g.amin(1).abs()
-    alike = (high <= 1e-6 * top) & (high - low <= 1e-3 * top)
-    return -target * alike.unsqueeze(1)
-
-
-def _one_hot(z: Tensor, g: Tensor) -> Tensor:
-    return F.one_hot(g.argmin(1), z.shape[1]).to(z.dtype) if z.shape[1] > 1 else torch.zeros_like(z)
-
-
-def _sigmoid(z: Tensor, g: Tensor) -> Tensor:
-    return (torch.sigmoid(z) - (g < 0).to(z.dtype)) * (g != 0)
-
-
-def _bce(z: Tensor, g: Tensor) -> Tensor:
-    inside = ((z >= 0) & (z <= 1)).all()
-    return inside * (z - (g < 0).to(z.dtype)) / (z * (1 - z)).clamp(min=1e-12) * (g != 0)
-
-
-_GRADIENTS = (_softmax, _nll, _sigmoid, _bce)  # of the guesses, given the sign of the gradient
-
-
-def fits(z: Tensor, g: Tensor) -> Tensor:
-    """How well a gradient agrees with each guess.
-
-    Args:
-        z: outputs ``(rows, units)``.
-        g: gradient of the loss with respect to them, same shape.
-
-    Returns:
-        ``(3, len(GUESSES), 2)``, the last axis for minimised and maximised: the cosine as the mean over the rows, which
-        weights of the samples do not change (for guesses that work on rows); the cosine of all values together; and the
-        logarithm of how many times larger the gradient is than that of the guess. 0 for a guess that cannot be.
-    """
-    size = g.abs().amax().clamp(min=torch.finfo(torch.float32).tiny)
-    g = g / size  # a squared gradient of 1e-30 would be 0
-    there = g.abs().amax(1) > 1e-6  # padding is ignored by many losses, and rows without an error have no direction
-    columns = []
-    for signed in (g, -g):
-        column = []
-        for index, gradient in enumerate(_GRADIENTS):
-            guess = gradient(z, signed)
-            together = F.cosine_similarity(guess.reshape(-1), signed.reshape(-1), 0, eps=1e-20)
-            by_row = (F.cosine_similarity(guess, signed, 1, eps=1e-20) * there).sum() / there.sum().clamp(min=1)
-            scale = (signed.norm() * size / guess.norm().clamp(min=1e-30)).clamp(min=1e-30).log()
-            rows = z.shape[1] > 1 or index > 1
-            column.append(torch.stack([by_row if index < 2 else together, together, scale]) * rows)
-        columns.append(torch.stack(column, 1))
-    return torch.stack(columns, 2)
-
-
-def losses(z: Tensor, g: Tensor) -> Tensor:
-    """What the loss would be by each guess, as a mean over the rows: ``(len(GUESSES), 2)``; see `fits`."""
-    columns = []
-    for signed in (g, -g):
-        by_class = signed.argmin(1)
-        binary = (signed < 0).to(z.dtype)
-        values = (
-            F.cross_entropy(z, by_class),
-            F.nll_loss(z, by_class),
-            F.binary_cross_entropy_with_logits(z, binary),
-            F.binary_cross_entropy(z.clamp(0, 1).nan_to_num(0.5), binary),
-        )
-        columns.append(torch.stack(values))
-    return torch.stack(columns, 1)
-
-
-def zero_sum(g: Tensor) -> Tensor:
-    """How far the rows of a gradient are from adding up to 0, from 0 to 1: a softmax behind the outputs makes it 0."""
-    total = g.abs().sum()
-    return torch.where(total > 0, g.sum(1).abs().sum() / total.clamp(min=torch.finfo(torch.float32).tiny), 1.0)
-
-
 @dataclass
 class Likelihood:
     """What the gradients of a few steps say about the loss, and through it about the targets.
 
-    Sums are over the steps that were looked at; all of them are tensors on the device of the outputs.
+    Sums are over the steps that were looked at; all of them are tensors on the device of the outputs. Those of shape
+    ``(2, 2, ...)`` are by guess (softmax and nll, or of one unit sigmoid and bce) and sign (minimised and maximised).
     """
 
     units: int
     steps: int = 0
-    fits: Tensor | float = 0.0  # see `fits`, the scale relative to a mean over the rows
+    heard: Tensor | float = 0.0  # steps with a gradient
+    fits: Tensor | float = 0.0  # see `fits`; the scale relative to a mean over all rows, and over those with a gradient
     off_zero_sum: Tensor | float = 0.0
-    counts: Tensor | float = 0.0  # targets of each class (2, classes), minimised and maximised
-    right: Tensor | float = 0.0  # (2, 2) predictions that agree with them: sign; cut at 0 and at 0.5 for one unit
+    counts: Tensor | float = 0.0  # targets of each class (2, classes), by sign; rows without a gradient have none
+    sures: Tensor | float = 0.0  # (2, 2, classes) of rows that are right and so sure that they have no gradient
+    doubts: Tensor | float = 0.0  # (2, 2) rows that are sure or ignored
+    weighted: Tensor | float = 0.0  # (2, 2, classes) targets, each with its weight relative to the mean of its step
+    right: Tensor | float = 0.0  # (2, 2) predictions that agree with their targets
     rows: Tensor | float = 0.0
-    losses: Tensor | float = 0.0  # see `losses`
+    losses: Tensor | float = 0.0  # (2, 2) mean loss of a step
     firsts: int = 0  # first steps: one of each process
     first_losses: Tensor | float = 0.0  # of the first step
-    first_squared: Tensor | float = 0.0  # the same if it is a mean squared error, whose targets are then ...
+    misfit: Tensor | float = 0.0  # (2, 2) see `targets.Rows`
+    uneven: Tensor | float = 0.0  # (2, 2)
+    moments: Tensor | float = 0.0  # (2, 2, 4, 4) of 1, confidence, its square, and the weight relative to its class
+    spreads: Tensor | float = 0.0  # (2, 2, 5) see `_spreads`
+    off_log: Tensor | float = 0.0  # how far the outputs are from log-probabilities
+    off_mean: Tensor | float = 0.0  # (2, 2) how far the weights are from adding up to 1, as a logarithm
+    soft: Tensor | float = 0.0  # (2, 4) misfit, floor, mixed and loss of targets with a floor, see `targets.Soft`
+    soft_first: Tensor | float = 0.0  # (2,) their loss in the first step
+    soft_sums: Tensor | float = 0.0  # (2, 2, classes) these targets and their squares
+    soft_counts: Tensor | float = 0.0  # (2, classes) the largest of them
+    soft_right: Tensor | float = 0.0
+    soft_within: Tensor | float = 0.0
+    first_squared: Tensor | float = 0.0  # loss of the first step if it is a mean squared error, whose targets are ...
     sums: Tensor | float = 0.0  # ... (2, 2, units), minimised and maximised: their sum and the sum of their squares
-    samples: int = 0
+    samples: Tensor | float = 0.0  # of each unit
     beyond: Tensor | float = 0.0  # share of its targets that the outputs cannot reach
     spread: Tensor | float = 0.0  # of the sizes of a gradient, relative; 0 for absolute errors
-    within: Tensor | float = 0.0  # (2,) entropy of the classes within a step
+    within: Tensor | float = 0.0  # (2, 2) entropy of the classes within a step
     blocked: Tensor | float = 0.0  # share of the outputs that are 0 and are pushed below
 
     def update(self, z: Tensor, g: Tensor, elements: int, reach: tuple[float, float]) -> None:
@@ -159,43 +96,108 @@ class Likelihood:
             elements: values of the whole output, of which there may be more rows.
             reach: lowest and highest output that there can be.
         """
-        loss = losses(z, g)
-        targets = torch.stack([z - g * (elements / 2), z + g * (elements / 2)])
-        low, high = reach
-        slack = 1e-2 * (targets[0].amax() - targets[0].amin())
-        if not self.steps:
-            self.firsts, self.first_losses, self.first_squared = 1, loss, (z - targets[0]).square().mean()
-        self.sums = self.sums + torch.stack([targets.double().sum(1), targets.double().square().sum(1)], 1)
-        self.samples += len(z)
+        rows = read(z, g)
+        number = max(elements // self.units, 1)
+        scale = number / max(len(z), 1)
+        seen = rows.there.sum()
+        self.firsts += not self.steps
         self.steps += 1
-        fit = fits(z, g)
-        mean = math.log(max(elements // self.units, 1))
-        self.fits = self.fits + torch.cat([fit[:2], fit[2:] + mean])
-        self.losses = self.losses + loss
-        self.off_zero_sum = self.off_zero_sum + zero_sum(g)
-        self.beyond = self.beyond + ((targets[0] < low - slack) | (targets[0] > high + slack)).float().mean()
+        self.heard = self.heard + (seen > 0)
+        self.rows = self.rows + seen
+        self.off_zero_sum = self.off_zero_sum + zero_sum(g) * (seen > 0)
+        self.off_log = self.off_log + torch.logsumexp(z, 1).abs().mean()
         self.blocked = self.blocked + ((z == 0) & (g > 0)).float().mean()
-        sizes = g.abs()[g != 0]
-        if len(sizes):
-            self.spread = self.spread + 1 - sizes.amin() / sizes.amax()
-        self._count(z, g)
+        sizes = g.abs()
+        smallest = torch.where(sizes > 0, sizes, math.inf).amin()
+        self.spread = self.spread + (1 - smallest / sizes.amax().clamp(min=TINY)).clamp(min=0)
+        fit = fits(z, g)
+        means = fit[2:] + math.log(number), fit[2:] + (seen * scale).clamp(min=1).log()
+        self.fits = self.fits + torch.cat([fit[:2], *means]) * (seen > 0)
+        self._update_squared(z, g, elements, reach)
+        self._count(rows, scale)
+        if self.units > 2:
+            self._soften(z, g, rows, scale)
 
-    def _count(self, z: Tensor, g: Tensor) -> None:
-        there = g.abs().amax(1) > 0
-        counts, right, within = [], [], []
-        for signed in (g, -g):
-            if self.units > 1:
-                targets, predicted = signed.argmin(1), (z.argmax(1),) * 2
-            else:
-                targets, predicted = (signed[:, 0] < 0).long(), ((z[:, 0] > 0).long(), (z[:, 0] > 0.5).long())
-            counts.append(torch.zeros(max(self.units, 2), device=z.device).index_add_(0, targets, there.float()))
-            shares = counts[-1] / counts[-1].sum().clamp(min=1)
-            within.append(torch.special.entr(shares).sum())
-            right.append(torch.stack([((item == targets) & there).sum() for item in predicted]))
-        self.counts = self.counts + torch.stack(counts)
-        self.right = self.right + torch.stack(right)
-        self.within = self.within + torch.stack(within)
-        self.rows = self.rows + there.sum()
+    def _update_squared(self, z: Tensor, g: Tensor, elements: int, reach: tuple[float, float]) -> None:
+        """Values that have no gradient have no target, except for zeros that a ReLU met."""
+        known = (g != 0) | (z == 0)
+        half = elements / 2 * known.float().mean()
+        targets = torch.stack([z - g * half, z + g * half])
+        number = known.sum()
+        squared = (g * half).square().sum() / number
+        low, high = reach
+        slack = 1e-2 * (
+            torch.where(known, targets[0], -math.inf).amax() - torch.where(known, targets[0], math.inf).amin()
+        )
+        outside = ((targets[0] < low - slack) | (targets[0] > high + slack)) & known
+        if self.steps == 1:
+            self.first_squared = squared
+        self.beyond = self.beyond + outside.sum() / number.clamp(min=1)
+        targets = torch.where(known, targets, 0.0).double()
+        self.sums = self.sums + torch.stack([targets.sum(1), targets.square().sum(1)], 1)
+        self.samples = self.samples + known.sum(0)
+
+    def _count(self, rows: Rows, scale: float) -> None:
+        def classes_of(values: Tensor) -> Tensor:
+            return by_class(values, rows.target, max(self.units, 2))
+
+        there = rows.there.expand(2, 2, -1)
+        heard = rows.there.any()
+        without, sure = (rows.weight * there).sum(2), (rows.weight * rows.sure).sum(2)
+        off, off_with = (without * scale).log().abs(), ((without + sure) * scale).log().abs()  # 0 in a mean
+        counted = (off_with < _MEAN) & (off_with < off) & (sure > 0)
+        among = there | rows.sure & counted.unsqueeze(2)
+        loss = mean_losses(rows, among)
+        if self.steps == 1:
+            self.first_losses = loss
+        self.losses = self.losses + torch.where(heard, loss, 0.0)
+        self.counts = self.counts + classes_of(there)[0]
+        self.sures = self.sures + classes_of(among & ~there)
+        self.doubts = self.doubts + torch.where(counted | (off < _MEAN), 0, rows.sure.sum(2)) * heard
+        mean = (rows.weight * among).sum(2) / (among & (rows.weight > 0)).sum(2).clamp(min=1)
+        self.weighted = self.weighted + classes_of(rows.weight * among) / mean.clamp(min=TINY).unsqueeze(2)
+        self.right = self.right + (rows.right & among).sum(2)
+        self.within = self.within + _within(classes_of(among))
+        self.misfit = self.misfit + (rows.misfit * rows.clear).sum(2) / rows.clear.sum(2).clamp(min=1)
+        self.uneven = self.uneven + (rows.uneven * rows.clear).sum(2) / rows.clear.sum(2).clamp(min=1)
+        self.off_mean = self.off_mean + torch.where(heard, torch.minimum(off, off_with), 0.0)
+        self._relate(rows, classes_of)
+
+    def _relate(self, rows: Rows, classes_of: Callable[[Tensor], Tensor]) -> None:
+        """How the weights differ within classes, and whether they go with the confidence of the network."""
+        keep = rows.clear.float()
+        number = keep.sum(2)
+        log = torch.where(rows.clear, rows.weight.clamp(min=TINY).log(), 0.0)
+        overall = (log - (log.sum(2) / number.clamp(min=1)).unsqueeze(2)) * keep
+        of_class = classes_of(keep)
+
+        def centred(values: Tensor) -> Tensor:
+            means = classes_of(values * keep) / of_class.clamp(min=1)
+            return (values - means.gather(2, rows.target.expand(2, -1, -1))) * keep
+
+        own, lever = centred(log), centred((1 - rows.confidence).clamp(min=TINY).log())
+        freedom = number - (of_class > 0).sum(2)
+        spreads = [overall.square().sum(2), number - 1, own.square().sum(2), freedom, lever.square().sum(2)]
+        self.spreads = self.spreads + torch.stack(spreads, 2).clamp(min=0)
+        x = rows.confidence
+        columns = torch.stack([keep, x * keep, x.square() * keep, own], 3).double()
+        self.moments = self.moments + columns.mT @ columns
+
+    def _soften(self, z: Tensor, g: Tensor, rows: Rows, scale: float) -> None:
+        found = soften(z, g, rows.there, scale)
+        numbers = torch.stack([found.misfit, found.floor, found.mixed, found.loss], 1)
+        targets = found.targets
+        largest = targets.argmax(2)
+        right = ((z.argmax(1) == largest) & rows.there).sum(1)
+        counts = torch.zeros(2, self.units, device=z.device)
+        counts = counts.scatter_add_(1, largest, rows.there.float().expand(2, -1))
+        if self.steps == 1:
+            self.soft_first = numbers[:, 3]
+        self.soft = self.soft + torch.where(rows.there.any(), numbers, 0.0)
+        self.soft_sums = self.soft_sums + torch.stack([targets.sum(1), targets.square().sum(1)], 1)
+        self.soft_counts = self.soft_counts + counts
+        self.soft_right = self.soft_right + right
+        self.soft_within = self.soft_within + _within(counts)
 
     def merge(self, other: Likelihood) -> None:
         """Takes in the steps of another process."""
@@ -212,65 +214,12 @@ class Likelihood:
         result: dict[str, Any] = dict.fromkeys(NAMES)
         if not self.steps:
             return result
-        state = {name: torch.as_tensor(value).cpu() for name, value in vars(self).items()}
-        result |= {"loss_applies": "unknown", "blocked": float(state["blocked"]) / self.steps}
-        means, squares = (state["sums"] / max(self.samples, 1)).unbind(1)
-        variances = (squares - means.square()).clamp(min=0).mean(1).tolist()
-        result |= dict(zip(("target_variance", "target_variance_maximised"), variances, strict=True))
-        result["squared_loss"] = float(state["first_squared"]) / self.firsts
-        result["beyond"] = float(state["beyond"]) / self.steps
-        rows, together, scales = (state["fits"] / self.steps).nan_to_num(0.0)
-        best = int(rows.amax(1).argmax())
-        sign, clear = _sign(together[best], scales[best])
-        counts = state["counts"][sign]
-        one_target = self.units == 1 and not bool((counts > 0).all())  # a gradient of one sign fits many losses
-        several = self.units > 1 and GUESSES[best] in ("softmax", "nll")
-        absolute = not several and float(state["spread"]) / self.steps < 1e-4
-        if float(rows[best].max()) < FITS or one_target or absolute:
-            if self.units > 1 and float(state["off_zero_sum"]) / self.steps < 1e-3:
-                result["loss_applies"] = "softmax"
-            return result
-        guess = GUESSES[best]
-        result["loss_applies"] = "nothing" if guess in ("nll", "bce") else guess
-        result["maximised"] = bool(sign) if clear else None
-        if self.units > 1 and guess in ("sigmoid", "bce"):
-            return result  # each unit has a target of its own
-        entropies = [entropy(item) for item in state["counts"]]
-        if clear or abs(entropies[0] - entropies[1]) < 0.05 * entropies[0]:
-            result["constant_loss"] = entropies[sign]
-        for name, values in (
-            ("mean_loss", state["losses"] / self.steps),
-            ("first_loss", state["first_losses"] / self.firsts),
-        ):
-            either = values[best].tolist()
-            if clear or abs(either[0] - either[1]) < 0.05 * abs(either[0]):
-                result[name] = either[sign]
-        if clear:
-            seen = max(float(state["rows"]), 1.0)
-            result["accuracy"] = float(state["right"][sign, int(guess == "bce")]) / seen
-            result["majority"] = float(counts.max()) / seen
-            result["entropy_within"] = float(state["within"][sign]) / self.steps
-        return result
+        state = {name: torch.as_tensor(value) for name, value in self.state_dict().items()}
+        result |= recognise(self.units, self.steps, self.firsts, state)
+        return {name: None if isinstance(value, float) and not math.isfinite(value) else value
+                for name, value in result.items()}  # fmt: skip
 
 
-def _sign(cosines: Tensor, scales: Tensor) -> tuple[int, bool]:
-    """0 for minimised, 1 for maximised, and whether that is clear.
-
-    Where the directions agree (two classes, or a network that is sure of two), the size of the gradient tells: of a
-    mean over the rows it is that of the guess.
-    """
-    sign = int(cosines[1] > cosines[0])
-    if abs(float(cosines[1] - cosines[0])) > CLEARLY:
-        return sign, True
-    sizes = [abs(float(scale)) for scale in scales]
-    right = [size < math.log(2) for size in sizes]
-    sign = int(sizes[1] < sizes[0])
-    return sign, right[0] != right[1]
-
-
-def entropy(counts: Tensor) -> float:
-    """Entropy in nats of the classes behind counts ``(classes,)``, corrected for few samples (Miller 1955)."""
-    seen = counts[counts > 0].double()
-    total = seen.sum()
-    shares = seen / total
-    return float(-(shares * shares.log()).sum() + (len(seen) - 1) / (2 * total))
+def _within(counts: Tensor) -> Tensor:
+    """Entropy of the classes behind counts ``(..., classes)``."""
+    return torch.special.entr(counts / counts.sum(-1, keepdim=True).clamp(min=1)).sum(-1)
