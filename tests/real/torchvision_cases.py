@@ -160,8 +160,11 @@ CASES: tuple[Case, ...] = (
 SLOW: tuple[Case, ...] = (
     *(classifier(name, side=64) for name in ("alexnet", "vgg11", "vgg13_bn", "resnet34", "resnet101")),
     *(classifier(name) for name in ("resnext50_32x4d", "wide_resnet50_2", "densenet161", "densenet169")),
-    *(classifier(name) for name in ("mobilenet_v3_large", "mnasnet1_0", "mnasnet1_3", "shufflenet_v2_x1_0")),
-    *(classifier(name) for name in ("efficientnet_b2", "efficientnet_v2_s", "regnet_x_400mf", "regnet_y_1_6gf")),
+    *(
+        classifier(name)
+        for name in ("mobilenet_v3_large", "shufflenet_v2_x1_0", "efficientnet_b2", "efficientnet_v2_s")
+    ),
+    *(classifier(name, 4, 64) for name in ("mnasnet1_0", "mnasnet1_3", "regnet_x_400mf", "regnet_y_1_6gf")),
     classifier("squeezenet1_1", side=64),
     Case(
         "inception_v3",

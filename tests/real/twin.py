@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from types import FrameType
 from typing import Any
 from unittest.mock import patch
@@ -56,14 +57,16 @@ class Site:
     function: str
     values: list[Tensor] = field(default_factory=list)  # flat, float64
     alive: Tensor = field(default_factory=lambda: torch.empty(0))  # per unit: the slope was not zero somewhere
+    saturated: int = 0
 
     def add(self, other: Site) -> None:
         """Takes in what was seen elsewhere of the same site."""
         self.values += other.values
+        self.saturated += other.saturated
         self.alive = self.alive | other.alive if self.alive.numel() else other.alive
 
     def numbers(self) -> dict[str, float]:
-        """Count, mean, population deviation, extremes and the fraction of zeros, of all values at once."""
+        """Count, mean, population deviation, extremes, fractions of zeros and of saturated values, of all at once."""
         x = torch.cat(self.values)
         return {
             "count": x.numel(),
@@ -72,6 +75,7 @@ class Site:
             "min": x.min().item(),
             "max": x.max().item(),
             "zero_fraction": (x == 0).double().mean().item(),
+            "saturated_fraction": self.saturated / x.numel(),
         }
 
     @property
@@ -86,6 +90,7 @@ class _Call:
     function: str
     values: Tensor
     alive: Tensor
+    saturated: Callable[[], int]  # to be asked where there is autograd again
 
 
 class Twin(TorchDispatchMode):
@@ -140,7 +145,7 @@ class Twin(TorchDispatchMode):
             self._called.add(label)
             if call.values.numel():
                 site = self.sites.setdefault(label, Site(label, call.function))
-                site.add(Site(label, call.function, [call.values], call.alive))
+                site.add(Site(label, call.function, [call.values], call.alive, call.saturated()))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         function = POINTWISE.get(func.overloadpacket.__name__.removesuffix("_"))
@@ -155,8 +160,9 @@ class Twin(TorchDispatchMode):
             function = "selu"
         flat = FLAT[function](z, *args[1:]) if function in FLAT else torch.zeros_like(z, dtype=torch.bool)
         others = [axis for axis in range(y.ndim) if axis != self._axis % y.ndim]
+        slopes = partial(_saturated, func, z, args[1:], kwargs or {}) if function not in ("prelu", "rrelu") else int
         alive = (~flat).any(others) if others else ~flat
-        self._calls.append(_Call(self._place(), function, y.detach().double().flatten().clone(), alive))
+        self._calls.append(_Call(self._place(), function, y.detach().double().flatten().clone(), alive, slopes))
         return result
 
     def _place(self) -> int:
@@ -178,6 +184,26 @@ class Twin(TorchDispatchMode):
                 self._looking = True
 
         return unobserved
+
+
+GRID = torch.linspace(-20, 20, 40_001, dtype=torch.float64)
+_steepest: dict[str, float] = {}  # by function and arguments
+
+
+def _saturated(function: Any, z: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """How many slopes are below 5 % of the steepest there is (learned and random slopes have no steepest)."""
+
+    def slopes(at: Tensor) -> Tensor:
+        with torch.enable_grad():
+            at = at.detach().double().requires_grad_()
+            y = function(at * 1, *args, **kwargs)  # a copy, for functions that work in place
+            y = y[0] if isinstance(y, tuple) else y
+            return torch.autograd.grad(y.sum(), at)[0].abs()
+
+    key = f"{function} {args} {kwargs}"
+    if key not in _steepest:
+        _steepest[key] = slopes(GRID).max().item()
+    return int((slopes(z) < 0.05 * _steepest[key]).sum()) if z.numel() else 0
 
 
 def _is_activation(module: nn.Module) -> bool:
