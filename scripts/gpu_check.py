@@ -263,7 +263,7 @@ def tests(place: Place) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         found = Path(folder) / "found.xml"
         file = ROOT / "tests" / "cuda" / "test_cuda.py"
-        chosen = "cpu and (float32 or bfloat16)" if place.small else place.device.type
+        chosen = "on_gpu" if place.cuda else "on_cpu and (float32 or bfloat16)" if place.small else "on_cpu"
         command = [sys.executable, "-m", "pytest", str(file), "-q", "-k", chosen, f"--junitxml={found}"]
         command += ["-c", os.devnull, f"--rootdir={ROOT}", f"--confcutdir={file.parent}", "-p", "no:cacheprovider"]
         alone = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # the machine's plugins may want another pytest
@@ -341,7 +341,7 @@ def noting_waits(place: Place, places: Counter[str]) -> Iterator[None]:
         return
 
     def note(message: Any, *_: Any, **__: Any) -> None:
-        if "synchroniz" in str(message):
+        if "called a synchronizing" in str(message):
             places[f"wait: {caller()}"] += 1
 
     with warnings.catch_warnings(), patch.object(warnings, "showwarning", note):

@@ -20,8 +20,10 @@ from ignite_act import ActivationStats, DeadNeurons, Diagnostics, EpochRecorder,
 from ignite_act.stats import Course, Distribution, Magnitude, SaturatedUnits, UnitLife, kernels, magnitude
 
 DEVICES = [
-    "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")),
+    pytest.param("cpu", id="on_cpu"),
+    pytest.param(
+        "cuda", id="on_gpu", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
+    ),
 ]
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 ROUNDING = {torch.float64: 1e-9, torch.float32: 2e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
