@@ -143,6 +143,7 @@ def test_wheels_wants_a_folder() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_everything_on_a_cpu(tmp_path: Path) -> None:
     """The whole script runs without a GPU."""
     done = shell("--device", "cpu", "--small", PYTHON=sys.executable, OUT=str(tmp_path))
