@@ -1,0 +1,1 @@
+"""Real models, and an independent twin of what is measured on them."""

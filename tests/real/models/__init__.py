@@ -1,0 +1,1 @@
+"""Small models written in the style of known libraries, one a file."""

@@ -1,0 +1,70 @@
+"""What is measured on real models equals an independent twin, and the training does not notice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from real import library_cases, torchvision_cases
+from real.case import Case
+from real.training import Outcome, assert_activations, assert_dead, assert_gradients, assert_identical, train
+
+CASES = [
+    *(pytest.param(case, id=case.name) for case in (*library_cases.CASES, *torchvision_cases.CASES)),
+    *(pytest.param(case, id=f"whole {case.name}", marks=pytest.mark.slow) for case in torchvision_cases.SLOW),
+]
+
+
+@pytest.fixture(scope="module", params=CASES)
+def case(request: pytest.FixtureRequest) -> Case:
+    """A model."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def watched(case: Case) -> Iterator[Outcome]:
+    """Its training with the diagnostics."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # sums of several threads may differ from run to run
+    yield train(case, watch=True)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def twin(case: Case, watched: Outcome) -> Outcome:
+    """The same training without them, read by the twin."""
+    return train(case, watch=False)
+
+
+@pytest.fixture(autouse=True)
+def wrong(request: pytest.FixtureRequest, case: Case) -> None:
+    """Marks what ignite_act is known to do wrong."""
+    if reason := case.wrong.get(request.function.__name__):
+        request.applymarker(pytest.mark.xfail(strict=True, reason=reason))
+
+
+def test_activations(watched: Outcome, twin: Outcome) -> None:
+    """Every call of an activation function is a site, in order and by name, with the numbers of its outputs."""
+    assert_activations(watched.report.activations, twin.sites)
+
+
+def test_coverage(case: Case, watched: Outcome, twin: Outcome) -> None:
+    """The coverage lists what cannot be seen, experts without tokens, and nothing else."""
+    assert set(watched.report.coverage["activations"]["unseen"]) == {*case.unseen, *twin.empty}
+
+
+def test_dead_units(watched: Outcome, twin: Outcome) -> None:
+    """The dead units are exactly those whose slope was zero at every sample of every step."""
+    assert_dead(watched.report.dead_neurons, twin.sites)
+
+
+def test_gradients(watched: Outcome, twin: Outcome) -> None:
+    """A layer's gradient is the mean over the steps of what the optimizer found in ``grad``."""
+    assert_gradients(watched.report.gradients, twin.gradients)
+
+
+def test_bits(watched: Outcome, twin: Outcome) -> None:
+    """Weights, buffers, optimizer state, losses and random states are the same bits as without the diagnostics."""
+    assert_identical(watched.state, twin.state)
