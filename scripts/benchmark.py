@@ -29,7 +29,7 @@ from ignite.engine import Engine, Events
 from ignite.handlers.tensorboard_logger import GradsHistHandler, GradsScalarHandler, TensorboardLogger
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
-from torchvision.models import resnet18
+from torchvision.models import densenet121, mobilenet_v3_small, resnet18
 from torchvision.transforms import Compose, Normalize, ToTensor, v2
 
 from ignite_act import ActivationStats, DeadNeurons, Diagnostics, Finding, GradientStats, experiment
@@ -122,6 +122,37 @@ def overhead(rounds: int, only: str | None, others: bool) -> None:
                     name: stack.enter_context(trained(build, batch, steps, attach)) for name, attach in watchers.items()
                 }
                 show_ratios(measure(runs, rounds), "bare")
+
+
+@main.command()
+@click.option("--rounds", default=7, show_default=True, help="interleaved rounds")
+@click.option("--network", "only", multiple=True, help="these alone  [default: all six]")
+def cost(rounds: int, only: tuple[str, ...]) -> None:
+    """The cost that ``Diagnostics`` prints beside the true one: the share of an epoch that goes when it is detached."""
+    click.echo(f"{torch.get_num_threads()} threads, {rounds} rounds; medians of the shares in each round")
+    click.echo("| network | printed | true | printed / true |")
+    click.echo("| --- | --- | --- | --- |")
+    for network, (build, batch, steps) in (NETWORKS | OTHER_NETWORKS).items():
+        if only and network not in only:
+            continue
+        printed: list[float] = []
+        with trained(build, batch, steps, WATCHERS["bare"]) as bare, ExitStack() as stack:
+            attached: list[Diagnostics] = []
+
+            def attach(model: Any, optimizer: Any, engine: Engine, kept: Any = attached) -> Diagnostics:
+                kept.append(Diagnostics(model).attach(engine))
+                return kept[-1]
+
+            run = stack.enter_context(trained(build, batch, steps, attach))
+
+            def watched(run: Any = run, kept: Any = attached, costs: Any = printed) -> None:
+                run()
+                costs.append(kept[0].cost)
+
+            times = measure({"bare": bare, "watched": watched}, rounds)
+        true = statistics.median(1 - a / b for a, b in zip(times["bare"], times["watched"], strict=True))
+        shown = statistics.median(printed[1:])  # the first round does not count
+        click.echo(f"| {network} | {shown:.1%} | {true:.1%} | {shown / true:.2f} |")
 
 
 Attach = Callable[[torch.nn.Module, torch.optim.Optimizer, Engine], AbstractContextManager[object]]
@@ -263,6 +294,31 @@ NETWORKS: dict[str, tuple[Callable[[], torch.nn.Module], tuple[int, ...], int]] 
     "mlp": (lambda: MLP(784, (512, 256, 256, 128), 10), (256, 784), 195),
     "resnet18": (lambda: resnet18(num_classes=10), (16, 3, 32, 32), 40),
     "transformer": (Encoder, (32, 32, 64), 100),
+}
+
+
+class Causal(torch.nn.Module):
+    """A small causal language model: its inputs are read as tokens, its last position is classified."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = torch.nn.Embedding(256, 64)
+        layer = torch.nn.TransformerEncoderLayer(
+            64, 4, 256, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.blocks = torch.nn.TransformerEncoder(layer, 4, enable_nested_tensor=False)
+        self.head = torch.nn.Linear(64, 256)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = (x.abs() * 64).long() % 256
+        mask = torch.nn.Transformer.generate_square_subsequent_mask(tokens.shape[1])
+        return self.head(self.blocks(self.tokens(tokens), mask=mask, is_causal=True))[:, -1]
+
+
+OTHER_NETWORKS: dict[str, tuple[Callable[[], torch.nn.Module], tuple[int, ...], int]] = {
+    "mobilenet_v3_small": (lambda: mobilenet_v3_small(num_classes=10), (16, 3, 32, 32), 20),
+    "densenet121": (lambda: densenet121(num_classes=10), (8, 3, 32, 32), 10),
+    "causal language model": (Causal, (16, 48), 60),
 }
 
 

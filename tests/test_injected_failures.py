@@ -16,10 +16,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from ignite.engine import Engine, Events
-from torch import Tensor, nn
+from torch import Tensor, nn, overrides
 
 import ignite_act
 from ignite_act import Diagnostics, GradientStats
+from ignite_act.collect.torch_internals import remove_function_mode
 from ignite_act.findings.rules import RULES
 from ignite_act.sinks import ConsoleSink, JsonLinesSink, TensorBoardSink
 
@@ -29,7 +30,9 @@ SHELLS = {  # what torch and Ignite call: each does nothing but call the rest, g
 }  # fmt: skip
 EXEMPT = {
     "attach", "detach", "__enter__", "__exit__", "__call__",  # the user calls them
-    "__torch_function__",  # calls the user's function, and then the rest
+    "__torch_function__", "call",  # call the user's function, and before and after it the rest
+    "_before", "_after", "_ready",  # torch calls them; the rest of them is guarded
+    "_nothing",  # stands for no hooks at all
 }  # fmt: skip
 
 
@@ -139,7 +142,10 @@ def equal(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-GROUPS = sorted({module.__name__ for module in modules()})
+SHARES = 16
+"""Parts that the functions are dealt out to; the default suite takes the first ones."""
+MOST_LINES = 24
+"""Of the log, for one function that fails: one for each site or layer of each of two handlers."""
 
 
 @pytest.fixture(scope="module")
@@ -157,39 +163,47 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any
     return result, [target for target in targets() if target.code in called]
 
 
-@pytest.mark.parametrize("module", GROUPS)
+@pytest.mark.parametrize("share", [pytest.param(n, marks=[pytest.mark.slow] if n > 3 else []) for n in range(SHARES)])
 def test_no_failure_of_ours_is_felt_by_the_training(
-    module: str, undisturbed: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    share: int, undisturbed: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever function of ours raises, the training ends with the same bits, and the failure is said."""
-    expected, called_functions = undisturbed
-    silent = []
-    for target in [own for own in called_functions if own.name.startswith(f"{module}.")]:
+    """Whatever function of ours raises, training ends with the same bits, and the failure is said, but not often."""
+    expected, called = undisturbed
+    caplog.set_level(logging.WARNING, "ignite_act")
+    wrong = []
+    assert len(called) > 400
+    for number, target in enumerate(called[share::SHARES]):
         caplog.clear()
-        called = [0]
+        calls = [0]
 
-        def fail(*args: Any, called: list[int] = called, **kwargs: Any) -> Any:
-            called[0] += 1
+        def fail(*args: Any, calls: list[int] = calls, **kwargs: Any) -> Any:
+            calls[0] += 1
             raise Injected("on purpose")
 
         def inject(target: Target = target, fail: Any = fail) -> None:
             for space, name, value in target.holders:
                 put(space, name, like(value, fail))
 
+        folder = tmp_path / str(number)
+        folder.mkdir()
         try:
-            with caplog.at_level(logging.WARNING, "ignite_act"):
-                result, diagnostics = training(tmp_path, inject)
+            result, diagnostics = training(folder, inject)
+        except Injected:
+            result, diagnostics = {}, None
         finally:
             for space, name, value in target.holders:
                 put(space, name, value)
-        assert equal(result, expected), target.name
-        told = "Injected" in caplog.text or any(
-            "Injected" in reason for coverage in diagnostics.coverage.values() for reason in coverage.unseen.values()
-        )
-        if called[0] and not told:
-            silent.append(target.name)
-        assert caplog.text.count("on purpose") <= 12, f"{target.name} is said again and again"
-    assert not silent
+        told = "Injected" in caplog.text or "Injected" in str(diagnostics and diagnostics.coverage)
+        if overrides._get_current_function_mode_stack():
+            remove_function_mode(overrides._get_current_function_mode_stack()[0])
+            wrong.append(f"{target.name} leaves a mode behind")
+        if not equal(result, expected):
+            wrong.append(f"{target.name} is felt")
+        elif calls[0] and not told:
+            wrong.append(f"{target.name} fails and nothing is said")
+        elif caplog.text.count("on purpose") > MOST_LINES:
+            wrong.append(f"{target.name} is said {caplog.text.count('on purpose')} times")
+    assert not wrong
 
 
 def put(space: Any, name: str, value: Any) -> None:

@@ -80,7 +80,7 @@ class ForwardTap:
         self.fused: set[int] = set()
         """Numbers of the modules whose calls were left to torch's fused kernels."""
         self._unwatch: Callable[[], object] | None = None
-        self._guard = guarded(self, "some calls")
+        self._guard = guarded(_InCall(self), "some calls")
         self._fixed = FixedTensors()
         self.axes = ChannelAxes(self._fixed.is_weight)
         self._search: HandSearch | None = None  # in a few forwards of a window
@@ -378,10 +378,15 @@ class ForwardTap:
                         wanting.append(observer)
         return tuple(wanting)
 
-    def give_up(self, what: str, reason: str) -> None:
-        """Notes that watching failed, with every observer; the forward under way is left alone."""
-        with contextlib.suppress(Exception):
-            self._end_forward()
+    def give_up(self, what: str, reason: str, *, in_call: bool = False) -> None:
+        """Notes that watching failed, with every observer; the forward under way is left alone.
+
+        Inside a call torch has taken the mode away for a moment, and puts it back: it goes when the forward ends.
+        """
+        self._live = ()
+        if not in_call:
+            with contextlib.suppress(Exception):
+                self._end_forward()
         for observer in self._alive():
             observer.give_up(what, reason)
 
@@ -435,6 +440,19 @@ class ForwardTap:
         key = SiteKey(frame.info.number, frame.call, label, number)
         self._keys[key] = self._window
         return key
+
+
+class _InCall:
+    """Answers for what fails around a call of the user's."""
+
+    def __init__(self, tap: ForwardTap) -> None:
+        self._tap = weakref.ref(tap)
+
+    def give_up(self, what: str, reason: str) -> None:
+        """See `ForwardTap.give_up`."""
+        tap = self._tap()
+        if tap is not None:
+            tap.give_up(what, reason, in_call=True)
 
 
 def _tell(observers: tuple[SiteObserver, ...], call: SiteCall) -> None:

@@ -94,6 +94,20 @@ def _parameter_ids(optimizer: Optimizer) -> set[int]:
     return {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
 
 
+class _Everybody:
+    """Answers for what fails before an observer is told."""
+
+    def give_up(self, what: str, reason: str) -> None:
+        """Tells all observers."""
+        for own in _observers:
+            observer = own()
+            if observer is not None:
+                observer.give_up(what, reason)
+
+
+_everybody = _Everybody()
+
+
 def _tell(event: str, optimizer: Optimizer) -> None:
     for own in _observers:
         observer = own()
@@ -105,6 +119,13 @@ def _tell(event: str, optimizer: Optimizer) -> None:
 def _before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if is_compiling() or not _observers:
         return None
+    with guarded(_everybody, "some steps"):
+        return _begin(optimizer, args, kwargs)
+    return None
+
+
+def _begin(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A step begins; returns its arguments where they hold a closure, which is wrapped."""
     _leave(optimizer)  # in case its last step raised
     _in_progress.append(weakref.ref(optimizer))
     _tell("before_step", optimizer)
@@ -124,15 +145,17 @@ def _before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any])
 
 
 def _ready(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    _tell("gradients_ready", optimizer)
+    with guarded(_everybody, "some steps"):
+        _tell("gradients_ready", optimizer)
 
 
 def _after(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     if is_compiling() or not _observers:
         return
-    _remove_for_this_step()
-    _tell("after_step", optimizer)
-    _leave(optimizer)
+    with guarded(_everybody, "some steps"):
+        _remove_for_this_step()
+        _tell("after_step", optimizer)
+        _leave(optimizer)
 
 
 def _remove_for_this_step() -> None:
@@ -158,7 +181,7 @@ def _telling(closure: Callable[[], Any], optimizer: Optimizer) -> Callable[[], A
         loss = closure()
         if not told:
             told = True
-            _tell("gradients_ready", optimizer)
+            _ready(optimizer, (), {})
         return loss
 
     return evaluate
@@ -206,7 +229,8 @@ def _watch_scalers() -> None:
         finally:
             handle.remove()
         if not reached:
-            _tell("skipped_step", optimizer)
+            with guarded(_everybody, "some steps"):
+                _tell("skipped_step", optimizer)
         return result
 
     torch.amp.GradScaler.step = step  # type: ignore[method-assign, assignment]
