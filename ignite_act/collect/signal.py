@@ -151,7 +151,8 @@ class SignalCollector(PassCollector):
         if self._pass_tap.compiled:
             unseen.setdefault("layers", self._pass_tap.compiled)
         elif not self._names:
-            unseen.setdefault("layers", "no forward of the model or of one of its layers was seen in this window")
+            nothing = "no forward of the model or of one of its layers was seen in this window"
+            unseen.setdefault("layers", self._unless_compiled(nothing))
         return unseen
 
     def _state(self) -> dict[str, Any]:

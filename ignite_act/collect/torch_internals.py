@@ -76,6 +76,12 @@ def compiles_itself(module: nn.Module) -> bool:
     return getattr(module, "_compiled_call_impl", None) is not None
 
 
+def compiled_frames() -> int:
+    """How many pieces of code torch.compile has compiled in this process."""
+    counters = _loaded("torch._dynamo.utils", "counters")
+    return int(counters["frames"]["ok"]) if counters is not None else 0
+
+
 _numbers: dict[Callable[..., Any], int] = {}
 """Hook -> the number that it had when it was registered first."""
 
