@@ -76,7 +76,8 @@ BY_POSITION: dict[str, Call] = {
 def test_however_the_input_goes_in(how: str) -> None:
     """The report is the one of ``model(x)``: input, layers, output, loss and findings."""
     expected, found = train(lambda model, x, y: model(x)).report, train(BY_POSITION[how]).report
-    assert expected is not None and found is not None
+    assert expected is not None
+    assert found is not None
     assert found.signal == expected.signal
     assert "mean" in found.signal["input"]
     assert (found.output, found.loss, found.activations) == (expected.output, expected.loss, expected.activations)

@@ -1,7 +1,8 @@
 """Every private name of torch that the collectors use, one function each.
 
-A test for each fails when a new version of torch breaks it (``tests/collect/test_torch_internals.py``). No function
-imports a part of torch that the user's program has not imported: what was never loaded is not in use.
+A test for each fails when a new version of torch breaks it (``tests/collect/test_torch_internals.py`` and
+``test_internals_of_watching.py``). No function imports a part of torch that the user's program has not imported: what
+was never loaded is not in use.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def another_trainer(model: SharedReLU, trainer: Engine, diagnostics: Diagnostics
     ],
 )
 def test_which_runs_are_the_same_training(how: Callable[..., None], same: bool) -> None:
-    """Findings and dead units of an earlier training are forgotten; a training that goes on or is restored keeps them."""
+    """An earlier training is forgotten; one that goes on or is restored keeps its findings."""
     model, trainer = setup()
     diagnostics = Diagnostics(model).attach(trainer)
     trainer.run(DATA, max_epochs=2)
