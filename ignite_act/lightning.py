@@ -117,6 +117,8 @@ class DiagnosticsCallback(Callback):
             self._module = weakref.ref(pl_module)
         for collector in self._recorder.collectors.values():
             collector.gate, collector.clock = _gate(self._module), _clock(weakref.ref(trainer))
+        if trainer.fit_loop.total_batch_idx < 0:  # another training of the module; the same one going on has batches
+            self._recorder.renew()
         if self._loaded:
             self._recorder.load_state_dict(self._loaded)
             self._loaded = {}

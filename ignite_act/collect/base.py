@@ -14,6 +14,7 @@ from typing_extensions import Self
 
 from ignite_act.collect.names import unwrap
 from ignite_act.collect.processes import gather, several
+from ignite_act.collect.torch_internals import compiled_frames
 from ignite_act.errors import one_line
 from ignite_act.guard import guarded, reason_of
 
@@ -85,6 +86,7 @@ class Collector(ABC):
         self._model = weakref.ref(model)
         self._container = model if isinstance(model, (nn.ModuleDict, nn.ModuleList)) else None  # made for this call
         self._every = Every(every)
+        self._compiled_before = compiled_frames()
         self.gate: Callable[[], bool] = _always
         """Whether what happens now belongs to the window; an engine's handler narrows it to the engine's own steps."""
         self.clock: Callable[[], int | None] = _no_clock
@@ -222,6 +224,12 @@ class Collector(ABC):
         self._begin()
         self._load_state(state)
         self._keep_window = True
+
+    def _unless_compiled(self, reason: str) -> str:
+        """Why nothing was seen; names compiled code if there is any, which nothing else tells from no call at all."""
+        # Code that was compiled before is compiled anew once the hooks are there.
+        compiled = compiled_frames() > self._compiled_before
+        return f"{reason}; in compiled code (torch.compile) it is not seen" if compiled else reason
 
     def _hold(self) -> Callable[[], object]:
         """Keeps the hooks registered that the collector needs; returns what lets them go."""

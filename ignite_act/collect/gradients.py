@@ -270,7 +270,7 @@ class GradientCollector(Collector):
     def _find_unseen(self, seen: tuple[str, ...]) -> dict[str, str]:
         nobody = ""
         if not seen and not self._steps and not self._any_skipped:
-            nobody = "no torch.optim.Optimizer that owns it made a step in this window"
+            nobody = self._unless_compiled("no torch.optim.Optimizer that owns it made a step in this window")
             if self._others:
                 nobody = f"only {', '.join(sorted(self._others))} made steps, which was not to be followed"
         unseen, measured = dict(self._left_out), set(seen)

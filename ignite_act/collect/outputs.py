@@ -274,7 +274,8 @@ class OutputCollector(PassCollector):
     def _find_unseen(self, seen: tuple[str, ...]) -> dict[str, str]:
         unseen = super()._find_unseen(seen)
         if not self._forwards:
-            reason = self._pass_tap.compiled or "no forward of the whole model was seen in this window"
+            nothing = "no forward of the whole model was seen in this window"
+            reason = self._pass_tap.compiled or self._unless_compiled(nothing)
             unseen.setdefault("output", reason)
         elif not seen and self._scalars:
             unseen["output"] = "the model returns only its loss: its predictions are not seen"

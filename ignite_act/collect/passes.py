@@ -84,7 +84,7 @@ class PassTap:
     def add(self, observer: PassCollector) -> None:
         """Begins to tell an observer."""
         if all(own() is not observer for own in self._observers):
-            self._observers.append(weakref.ref(observer))
+            self._observers.append(weakref.ref(observer, self._lose))
         self.survey()
         if self._unwatch is None:
             self._unwatch = hooks.watch(self)
@@ -92,6 +92,14 @@ class PassTap:
     def remove(self, observer: PassCollector) -> None:
         """Stops telling an observer; with the last one the tap stops watching."""
         self._observers = [own for own in self._observers if own() not in (None, observer)]
+        self._close_if_idle()
+
+    def _lose(self, observer: weakref.ref[PassCollector]) -> None:
+        """An observer has been deleted without a word."""
+        self._observers = [own for own in self._observers if own is not observer]
+        self._close_if_idle()
+
+    def _close_if_idle(self) -> None:
         if not self._observers and self._unwatch is not None:
             self._unwatch()
             self._unwatch = None

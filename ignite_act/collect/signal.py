@@ -52,7 +52,7 @@ class SignalCollector(PassCollector):
     def after_model(self, call: ModelCall) -> None:
         """Reads input and outputs, and ends the forward."""
         self._forwards += 1
-        given = next(iter(call.inputs.values()), None)
+        given = _data_among(call.inputs)
         if given is None:
             self.skip("input", "no tensor went into the model")
         elif given.is_floating_point() and not why_unreadable(given):
@@ -151,7 +151,8 @@ class SignalCollector(PassCollector):
         if self._pass_tap.compiled:
             unseen.setdefault("layers", self._pass_tap.compiled)
         elif not self._names:
-            unseen.setdefault("layers", "no forward of the model or of one of its layers was seen in this window")
+            nothing = "no forward of the model or of one of its layers was seen in this window"
+            unseen.setdefault("layers", self._unless_compiled(nothing))
         return unseen
 
     def _state(self) -> dict[str, Any]:
@@ -192,6 +193,12 @@ class SignalCollector(PassCollector):
         self._tokens = bool(state["tokens"])
         self._kind = int(state["kind"])
         self._waiting = {}
+
+
+def _data_among(inputs: Mapping[str, Tensor]) -> Tensor | None:
+    """The tensor that is the data: the largest, the first of several; masks and numbers of rows are smaller or bool."""
+    numbers = [tensor for tensor in inputs.values() if tensor.dtype != torch.bool]
+    return max(numbers or inputs.values(), key=Tensor.numel, default=None)
 
 
 def _restored(state: Mapping[str, Any], names: Sequence[str]) -> Magnitude | None:

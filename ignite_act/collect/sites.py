@@ -263,8 +263,8 @@ class SiteCollector(Collector, Generic[S]):
 
     def _why_nothing(self) -> str:
         if not self._forwards:
-            return "no forward of the model was seen in this window"
-        return "no activation function was called in the model's forwards"
+            return self._unless_compiled("no forward of the model was seen in this window")
+        return self._unless_compiled("no activation function was called in the model's forwards")
 
     def _selects_early(self, key: SiteKey) -> bool:
         """Whether a site may be selected, as far as can be said before the forward is over."""

@@ -1,7 +1,8 @@
 """Every private name of torch that the collectors use, one function each.
 
-A test for each fails when a new version of torch breaks it (``tests/collect/test_torch_internals.py``). No function
-imports a part of torch that the user's program has not imported: what was never loaded is not in use.
+A test for each fails when a new version of torch breaks it (``tests/collect/test_torch_internals.py`` and
+``test_internals_of_watching.py``). No function imports a part of torch that the user's program has not imported: what
+was never loaded is not in use.
 """
 
 from __future__ import annotations
@@ -74,6 +75,12 @@ def compiled_module(module: nn.Module) -> nn.Module | None:
 def compiles_itself(module: nn.Module) -> bool:
     """Whether ``module.compile()`` was called: then no hook of its runs."""
     return getattr(module, "_compiled_call_impl", None) is not None
+
+
+def compiled_frames() -> int:
+    """How many pieces of code torch.compile has compiled in this process."""
+    counters = _loaded("torch._dynamo.utils", "counters")
+    return int(counters["frames"]["ok"]) if counters is not None else 0
 
 
 _numbers: dict[Callable[..., Any], int] = {}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from types import TracebackType
+from typing import Any, TypeVar
 
 from ignite.engine import Engine, Events, RemovableEventHandle
 from typing_extensions import Self
@@ -18,6 +20,32 @@ from ignite_act.handlers import exceptions, stepping
 logger = logging.getLogger(__name__)
 
 _names_in_use: weakref.WeakKeyDictionary[Engine, set[str]] = weakref.WeakKeyDictionary()
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def on_own_engine(what: str) -> Callable[[Method], Method]:
+    """Makes a method a handler of the engine that is attached to: nothing it does ends the run.
+
+    A deep copy of the engine has the same handlers, and Ignite gives them the original: who fires is found in the
+    stack. The events of a copy mean nothing.
+
+    Args:
+        what: what is being done, in words for the log.
+    """
+
+    def wrap(method: Method) -> Method:
+        @functools.wraps(method)
+        def call(self: WindowHandler, engine: Engine, *args: Any, **kwargs: Any) -> None:
+            with guarded(self, what):
+                own = self._engine() if self._engine is not None else None
+                if engine is own and next(stepping.firing(), own) is own:
+                    method(self, engine, *args, **kwargs)
+
+        return call  # type: ignore[return-value]
+
+    return wrap
 
 
 class WindowHandler(ABC):
@@ -40,6 +68,10 @@ class WindowHandler(ABC):
         self._names: tuple[str, ...] = ()
         self._cut_short = False
         self._logged: set[str] = set()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """A copy of the engine holds the handler itself, which answers to the original alone."""
+        return self
 
     @property
     def attached(self) -> bool:
@@ -104,7 +136,7 @@ class WindowHandler(ABC):
     def _open(self) -> bool:
         return any(collector.started for collector in self._collectors)
 
-    @harmless("the start of a run")
+    @on_own_engine("the start of a run")
     def _on_started(self, engine: Engine) -> None:
         if engine.state.iteration == 0:
             self._renew()
@@ -113,7 +145,7 @@ class WindowHandler(ABC):
         for collector in self._collectors:
             collector.renew()
 
-    @harmless("the start of an epoch")
+    @on_own_engine("the start of an epoch")
     def _on_epoch_started(self, engine: Engine) -> None:
         self._finish(engine, partial=True, sync=False)
         self._cut_short = False
@@ -123,14 +155,15 @@ class WindowHandler(ABC):
         for collector in self._collectors:
             collector.start()
 
+    @on_own_engine("the end of an epoch")
     def _on_cut_short(self, engine: Engine, iter_counter: int) -> None:  # Ignite insists on the second name
         self._cut_short = True
 
-    @harmless("the end of an epoch")
+    @on_own_engine("the end of an epoch")
     def _on_epoch_completed(self, engine: Engine) -> None:
         self._finish(engine, partial=self._cut_short)
 
-    @harmless("the end of the run")
+    @on_own_engine("the end of the run")
     def _on_stop(self, engine: Engine) -> None:
         self._finish(engine, partial=True)
         self._stop()

@@ -15,7 +15,7 @@ from ignite_act.collect import Coverage
 from ignite_act.collect.loss import loss_of
 from ignite_act.findings import Finding, Thresholds
 from ignite_act.guard import guarded, harmless, reason_of
-from ignite_act.handlers.base import WindowHandler
+from ignite_act.handlers.base import WindowHandler, on_own_engine
 from ignite_act.handlers.stats import ActivationStats, DeadNeurons, GradientStats, StatsHandler
 from ignite_act.recorder import EpochRecorder
 from ignite_act.report import EpochReport
@@ -154,10 +154,11 @@ class Diagnostics(WindowHandler):
         if self.report is not None:
             write_by(writer, self.report)
 
-    @harmless("the start of a run")
+    @on_own_engine("the start of a run")
     def _on_started(self, engine: Engine) -> None:
         super()._on_started(engine)
         self._evaluated = 0  # the epochs of another run have the same numbers
+        engine.state.findings = self.findings  # type: ignore[attr-defined]
 
     def _renew(self) -> None:
         self._recorder.renew()
@@ -167,7 +168,7 @@ class Diagnostics(WindowHandler):
         self._epoch = engine.state.epoch
         engine.state.findings = self.findings  # type: ignore[attr-defined]
 
-    @harmless("the loss of a step")
+    @on_own_engine("the loss of a step")
     def _on_iteration_completed(self, engine: Engine) -> None:
         try:
             loss = self._output_transform(engine.state.output)
@@ -185,12 +186,12 @@ class Diagnostics(WindowHandler):
     @harmless("the scores of the evaluator")
     def _on_evaluated(self, evaluator: Engine) -> None:
         trainer = self._engine() if self._engine is not None else None
-        if trainer is not None:
+        if trainer is not None and evaluator is self._evaluator:
             self._evaluated = trainer.state.epoch
             if not self._open and self.report is not None and self.report.epoch == trainer.state.epoch:
                 self._recorder.add_scores(scores(trainer, evaluator))
 
-    @harmless("the end of the run")
+    @on_own_engine("the end of the run")
     def _on_stop(self, engine: Engine) -> None:
         super()._on_stop(engine)
         if engine.last_event_name is Events.COMPLETED or engine.should_terminate == "skip_completed":

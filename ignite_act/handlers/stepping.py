@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import copy
 import functools
+import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import Any
 
 from ignite.engine import Engine, Events
@@ -62,12 +64,28 @@ def ask(engine: Engine) -> Callable[[], bool]:
         if engine is None:
             return False
         current = getattr(engine, _FUNCTION, None)
+        last = engine.last_event_name
         if isinstance(current, _Step):
-            return current.depth > 0
-        last = engine.last_event_name  # somebody has put another function there
-        return last is Events.ITERATION_STARTED or not isinstance(last, Events)
+            # Only an event that the step itself fires can have handlers that run inside of it.
+            return current.depth > 0 and (last is Events.ITERATION_STARTED or not _is_firing(engine))
+        # Somebody has put another function there.
+        return (last is Events.ITERATION_STARTED or not isinstance(last, Events)) and not _is_firing(engine)
 
     return in_step
+
+
+def firing() -> Iterator[Engine]:
+    """The engines that handlers of events are running for in this thread, the innermost first."""
+    code = Engine._fire_event.__code__
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code is code:
+            yield frame.f_locals["self"]
+        frame = frame.f_back
+
+
+def _is_firing(engine: Engine) -> bool:
+    return any(other is engine for other in firing())
 
 
 def leave(engine: Engine) -> None:

@@ -53,8 +53,15 @@ class TerminateOnFinding:
 
     def attach(self, engine: Engine) -> Self:
         """Looks at the findings at the end of every epoch of the engine."""
+        engine.add_event_handler(Events.STARTED, self._renew)
         engine.add_event_handler(Events.EPOCH_COMPLETED, self)
         return self
+
+    def _renew(self, engine: Engine) -> None:
+        """Begins to count anew with another training."""
+        if engine.state.iteration == 0:
+            self._stood = {}
+            self.finding = None
 
     def __call__(self, engine: Engine) -> None:
         """Counts the findings that stand, and ends the training if one has stood long enough."""

@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from ignite_act.collect.torch_internals import (
     Piece,
     flat_pieces,
+    is_distributed,
     is_flat,
     is_flattened,
     is_partial,
@@ -28,6 +29,7 @@ from ignite_act.collect.torch_internals import (
     is_unreadable,
     is_wrapped,
     local_part,
+    why_unreadable,
 )
 
 PLAIN = torch.arange(6.0).reshape(3, 2)
@@ -177,3 +179,13 @@ def test_nothing_is_imported_that_is_not_in_use() -> None:
     root = Path(__file__).parents[2]
     result = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_why_a_tensor_cannot_be_read(mesh: DeviceMesh) -> None:
+    """The reason names the transform or the missing values; a readable tensor has none, a DTensor is one."""
+    reasons: list[str] = []
+    torch.func.vmap(lambda x: (reasons.append(why_unreadable(x)), x)[1])(PLAIN)
+    assert "torch.func" in reasons[0]
+    assert "meta" in why_unreadable(PLAIN.to("meta"))
+    assert why_unreadable(PLAIN) == ""
+    assert (is_distributed(placed(mesh, Shard(0))), is_distributed(PLAIN)) == (True, False)
