@@ -55,7 +55,8 @@ def _stays(report: EpochReport, name: str, *, stepped: bool) -> bool:
         return False
     if not stepped:  # a loss scaler may have left all steps out
         skipped = any(own["skipped_steps"] for own in report.gradients.values())
-        return report.output.get("backwards", 0) > 0 and row["gradient_left"] and not skipped
+        arrived = row["gradient_left"] or row["nonzero"]
+        return report.output.get("backwards", 0) > 0 and arrived and not skipped
     if not row["owned"]:
         return bool(row["present"] > 0 or row["gradient_left"])
     return row["nonzero"] and row["steps"] > 0 and not row["learning_rate"]
