@@ -41,6 +41,7 @@ class _Layer:
         nonzero: whether any gradient of the window was known to be other than 0.
         cleared, uncleared: how often its gradient had, or had not, been cleared before a backward.
         against: steps looked at that went along the gradient instead of against it.
+        loose: steps of others at which it had a gradient, before any that owns it made one.
         delivered: whether a backward brought it a gradient, before any optimizer made a step.
         owned: whether an optimizer that made a step owns it.
         rate: its learning rate at the last step looked at.
@@ -58,6 +59,7 @@ class _Layer:
     cleared: Tensor | int = 0
     uncleared: Tensor | int = 0
     against: Tensor | int = 0
+    loose: int = 0
     delivered: bool = False
     owned: bool = False
     rate: Tensor | float | None = None
@@ -109,8 +111,8 @@ class UpdateCollector(PassCollector):
       of the first one, ``steps`` how many; None where there was none, or the weight began at zero or nearly so;
     - ``weight_start``, ``weight``: mean(\\|W\\|) before the first of these steps and at the end of the window;
     - ``missing``, ``present``: steps of the window, counted all, at which the gradient was None, or was there;
-      ``nonzero``: whether any of them was other than exactly zero, or, where no optimizer made a step, whether a
-      backward brought one;
+      ``nonzero``: whether any of them was other than exactly zero; where no optimizer owns the weight, which is then
+      present at the steps of others, whether there was one at all;
     - ``moved``: whether the weight at the end of the window is another than at its beginning, whoever changed it; None
       where that is not known;
     - ``cleared``, ``uncleared``: sampled steps whose gradient had, or had not, been cleared before the next backward;
@@ -180,8 +182,7 @@ class UpdateCollector(PassCollector):
         for _, layer in self._unowned():
             parameter = layer.parameter()
             if parameter is not None and parameter.grad is not None:
-                layer.present += 1
-                layer.nonzero = True  # whether it is 0 matters only where an optimizer would use it
+                layer.loose += 1
         self._look_for_zeros(owner, owned)
 
     @torch.no_grad()
@@ -360,8 +361,8 @@ class UpdateCollector(PassCollector):
                 "weight_start": start,
                 "weight": state["weight"],
                 "missing": state["missing"],
-                "present": state["present"],
-                "nonzero": state["nonzero"] or (state["delivered"] and not self._stepped),
+                "present": state["present"] if state["owned"] else state["loose"],
+                "nonzero": state["nonzero"] or (not state["owned"] and _has_one(state)),
                 "moved": state["moved"],
                 "cleared": state["cleared"],
                 "uncleared": state["uncleared"],
@@ -417,7 +418,7 @@ class UpdateCollector(PassCollector):
             layer |= _whole(others) if sharded else {key: others[0][key] for key in ("weight", "elements")}
 
 
-_COUNTS = ("missing", "present", "cleared", "uncleared", "against")
+_COUNTS = ("missing", "present", "loose", "cleared", "uncleared", "against")
 _NOTHING: dict[str, Any] = {
     "changes": [], "weight": None, "elements": 0, **dict.fromkeys(_COUNTS, 0), "nonzero": False,
     "delivered": False, "owned": False, "rate": None, "equal": None, "fingerprint": None, "moved": None,
@@ -480,6 +481,11 @@ def _is_large(start: float | None, weight: Tensor) -> bool:
     """Whether a mean absolute weight is one that a ratio can be formed to."""
     fan_in = max(weight.numel() // max(weight.shape[0], 1), 1)
     return start is not None and start >= _SMALL / math.sqrt(fan_in)
+
+
+def _has_one(state: Mapping[str, Any]) -> bool:
+    """Whether a weight that no optimizer owns had a gradient; if it is 0 matters only where it would be used."""
+    return state["loose"] > 0 or state["delivered"]
 
 
 def _is_left(gradient: Tensor | None) -> bool:
