@@ -15,7 +15,7 @@ _MOST_NODES = 20_000
 _VIEWS = ("View", "Squeeze", "Unsqueeze", "Reshape", "Transpose", "Permute", "Slice", "Select", "ToCopy", "Alias", "T")
 _NORMS = ("NativeBatchNorm", "CudnnBatchNorm", "NativeLayerNorm", "NativeGroupNorm")
 _PRODUCTS = ("Mm", "Addmm", "Bmm", "Baddbmm", "Addbmm", "Mv", "Addmv", "Linear", "Convolution", "CudnnConvolution",
-             "MkldnnConvolution", "MkldnnLinear", "ScaledDotProduct", "CudnnRnn")  # fmt: skip
+             "MkldnnConvolution", "MkldnnLinear", "ScaledDotProduct", "CudnnRnn", "Cdist", "EuclideanDist")  # fmt: skip
 """What makes new features of a tensor, be its weight trained, frozen, the model's own or other features."""
 _FUNCTIONS = {
     "Softmax": "softmax", "LogSoftmax": "log_softmax", "Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh",

@@ -114,7 +114,7 @@ def contrastive(z: Tensor) -> Tensor:
     return F.cross_entropy(similar, torch.arange(len(z)).roll(len(z) // 2))
 
 
-@pytest.mark.parametrize("how", ["product", "prototypes", "own head", "twice", "matmul", "einsum"])
+@pytest.mark.parametrize("how", ["product", "prototypes", "own head", "twice", "matmul", "einsum", "distances"])
 def test_features_that_a_product_reads_are_no_logits(how: str) -> None:
     """Features in a product (contrastive, prototypes, a head called by the loop) may end with a ReLU."""
     model = seeded(lambda: nn.ModuleDict({"body": encoder(), "head": nn.Linear(16, 3)}))
@@ -126,6 +126,7 @@ def test_features_that_a_product_reads_are_no_logits(how: str) -> None:
         "own head": lambda x, y: F.cross_entropy(model["head"](body(x)), y),
         "twice": lambda x, y: F.cross_entropy(body(body(x)[:, :8]) @ prototypes.T, y),
         "matmul": lambda x, y: F.cross_entropy(torch.matmul(prototypes, body(x)[:, :, None])[:, :, 0], y),
+        "distances": lambda x, y: F.cross_entropy(-torch.cdist(body(x), prototypes), y),
         "einsum": lambda x, y: F.cross_entropy(torch.einsum("nf,cf->nc", body(x), prototypes), y),
     }
     report = trained(body, losses[how], *([model["head"]] if whole else []))
