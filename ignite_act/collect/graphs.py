@@ -14,6 +14,9 @@ _KEY = "ignite_act"
 _MOST_NODES = 20_000
 _VIEWS = ("View", "Squeeze", "Unsqueeze", "Reshape", "Transpose", "Permute", "Slice", "Select", "ToCopy", "Alias", "T")
 _NORMS = ("NativeBatchNorm", "CudnnBatchNorm", "NativeLayerNorm", "NativeGroupNorm")
+_PRODUCTS = ("Mm", "Addmm", "Bmm", "Baddbmm", "Addbmm", "Mv", "Addmv", "Linear", "Convolution", "CudnnConvolution",
+             "MkldnnConvolution", "MkldnnLinear", "ScaledDotProduct", "CudnnRnn", "Cdist", "EuclideanDist")  # fmt: skip
+"""What makes new features of a tensor, be its weight trained, frozen, the model's own or other features."""
 _FUNCTIONS = {
     "Softmax": "softmax", "LogSoftmax": "log_softmax", "Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh",
     "LeakyRelu": "leaky_relu", "Elu": "elu", "Gelu": "gelu", "Silu": "silu", "Hardtanh": "hardtanh",
@@ -28,8 +31,8 @@ class Reading(NamedTuple):
     """Which outputs of a model the loss of a backward reads.
 
     Attributes:
-        read: those that it reads by itself, without a trained layer in between.
-        fed: those that other layers read first, which are not part of the model.
+        read: those that it reads by itself, without a layer or a product of matrices in between.
+        fed: those that only layers or products of matrices read, which are not part of the forward.
     """
 
     read: frozenset[str]
@@ -54,8 +57,8 @@ def mark(tensors: Mapping[str, Tensor]) -> int:
 def reading(number: int, places: Collection[str], own: Collection[int]) -> Reading:
     """Which marked outputs the loss of the running backward reads.
 
-    From the loss back: an output that is met is read by the loss. Where the weight of a layer that is not the model's
-    goes in on the way, that layer reads the output, and the model is a part of something larger.
+    From the loss back: an output that is met is read by the loss. Where a product of matrices, a convolution, or the
+    weight of a layer that is not the model's comes on the way, that reads the output, which is a hidden value.
 
     Args:
         number: of the marks.
@@ -83,6 +86,7 @@ def reading(number: int, places: Collection[str], own: Collection[int]) -> Readi
         if (node, beyond) in seen:
             continue
         seen.add((node, beyond))
+        beyond = beyond or name_of(node).startswith(_PRODUCTS)
         beyond = beyond or any(_is_foreign_weight(parent, own) for parent, _ in node.next_functions)
         waiting.extend((parent, index, beyond) for parent, index in node.next_functions)
     return Reading(frozenset(read), frozenset(fed - read))

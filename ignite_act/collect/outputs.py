@@ -130,9 +130,9 @@ class OutputCollector(PassCollector):
 
     Looked at in a few forwards of the window (see `is_sample`). Every tensor of the output is followed. The one that
     is judged is the one that the loss reads: it is found in the graph of autograd when its gradient comes. A scalar is
-    a loss, and no output to be judged; what other layers read first, which are not part of the model, is a hidden
-    value. The loss is recognised by the gradient that it sends back (`stats.likelihood`), so no code of the user's has
-    to tell of it. The one row is called ``output`` and holds:
+    a loss, and no output to be judged; what other layers or products of matrices read first, outside of the forward, is
+    a hidden value. The loss is recognised by the gradient that it sends back (`stats.likelihood`), so no code of the
+    user's has to tell of it. The one row is called ``output`` and holds:
 
     - ``place``: where the tensor stands in the output, "" for a tensor by itself; ``heads``: place -> the same numbers
       for each of the others that a loss reads;
@@ -282,7 +282,7 @@ class OutputCollector(PassCollector):
         for place, head in self._heads.items():
             if head.fed and not head.read:
                 name = f"output {place}".rstrip()
-                unseen[name] = "layers that are not part of the model read it: what the loss makes of it is not judged"
+                unseen[name] = "other layers or products read it before the loss: what becomes of it is not judged"
         return unseen
 
     def _state(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.optim import Optimizer
 
 from ignite_act.collect import optimizers
@@ -17,6 +18,7 @@ from ignite_act.collect.clearing import Clearing
 from ignite_act.collect.layers import find_layers
 from ignite_act.collect.passes import ModelCall, PassCollector, is_sample
 from ignite_act.collect.torch_internals import local_part, why_unreadable
+from ignite_act.guard import guarded
 from ignite_act.stats import change
 from ignite_act.stats.arrival import Arrival
 from ignite_act.stats.weights import equal_rows, fingerprint, peaks
@@ -39,6 +41,8 @@ class _Layer:
         nonzero: whether any gradient of the window was known to be other than 0.
         cleared, uncleared: how often its gradient had, or had not, been cleared before a backward.
         against: steps looked at that went along the gradient instead of against it.
+        loose: steps of others at which it had a gradient, before any that owns it made one.
+        delivered: whether a backward brought it a gradient, before any optimizer made a step.
         owned: whether an optimizer that made a step owns it.
         rate: its learning rate at the last step looked at.
         equal: share of its rows that equal another one, before the first step.
@@ -55,6 +59,8 @@ class _Layer:
     cleared: Tensor | int = 0
     uncleared: Tensor | int = 0
     against: Tensor | int = 0
+    loose: int = 0
+    delivered: bool = False
     owned: bool = False
     rate: Tensor | float | None = None
     equal: Tensor | None = None
@@ -105,7 +111,8 @@ class UpdateCollector(PassCollector):
       of the first one, ``steps`` how many; None where there was none, or the weight began at zero or nearly so;
     - ``weight_start``, ``weight``: mean(\\|W\\|) before the first of these steps and at the end of the window;
     - ``missing``, ``present``: steps of the window, counted all, at which the gradient was None, or was there;
-      ``nonzero``: whether any of them was other than exactly zero;
+      ``nonzero``: whether any of them was other than exactly zero; where no optimizer owns the weight, which is then
+      present at the steps of others, whether there was one at all;
     - ``moved``: whether the weight at the end of the window is another than at its beginning, whoever changed it; None
       where that is not known;
     - ``cleared``, ``uncleared``: sampled steps whose gradient had, or had not, been cleared before the next backward;
@@ -175,8 +182,7 @@ class UpdateCollector(PassCollector):
         for _, layer in self._unowned():
             parameter = layer.parameter()
             if parameter is not None and parameter.grad is not None:
-                layer.present += 1
-                layer.nonzero = True  # whether it is 0 matters only where an optimizer would use it
+                layer.loose += 1
         self._look_for_zeros(owner, owned)
 
     @torch.no_grad()
@@ -218,6 +224,10 @@ class UpdateCollector(PassCollector):
         for owner in self._owners.values():
             if owner.clearing is not None:
                 owner.clearing.watch(call.outputs.values(), self)
+        waiting = torch.is_grad_enabled() and not self._stepped
+        if waiting and not any(layer.delivered for layer in self._layers.values()):
+            for layer in self._layers.values():
+                _watch_delivery(layer, self)
 
     def _look_for_zeros(self, owner: _Owner, owned: Mapping[str, nn.Parameter]) -> None:
         """Takes layers with a gradient other than 0 off the suspects; only what is left costs anything."""
@@ -351,8 +361,8 @@ class UpdateCollector(PassCollector):
                 "weight_start": start,
                 "weight": state["weight"],
                 "missing": state["missing"],
-                "present": state["present"],
-                "nonzero": state["nonzero"],
+                "present": state["present"] if state["owned"] else state["loose"],
+                "nonzero": state["nonzero"] or (not state["owned"] and _has_one(state)),
                 "moved": state["moved"],
                 "cleared": state["cleared"],
                 "uncleared": state["uncleared"],
@@ -381,6 +391,7 @@ class UpdateCollector(PassCollector):
                 **_weight(layer, before),
                 **{key: before[key] + int(getattr(layer, key)) for key in _COUNTS},
                 "nonzero": before["nonzero"] or layer.nonzero,
+                "delivered": before["delivered"] or layer.delivered,
                 "owned": before["owned"] or layer.owned,
                 "rate": before["rate"] if layer.rate is None else float(layer.rate),
                 "equal": before["equal"] if before["equal"] is not None else equal,
@@ -400,18 +411,39 @@ class UpdateCollector(PassCollector):
         self._load_state(states[0])
         for name, layer in self._restored.items():
             others = [state["layers"][name] for state in states if name in state["layers"]]
-            layer["nonzero"] = any(other["nonzero"] for other in others)
+            layer |= {key: any(other[key] for other in others) for key in ("nonzero", "delivered")}
             layer["moved"] = any(other["moved"] for other in others) if layer["fingerprint"] is not None else None
             layer["fingerprint"] = None
             sharded = name in self._layers and self._layers[name].sharded
             layer |= _whole(others) if sharded else {key: others[0][key] for key in ("weight", "elements")}
 
 
-_COUNTS = ("missing", "present", "cleared", "uncleared", "against")
+_COUNTS = ("missing", "present", "loose", "cleared", "uncleared", "against")
 _NOTHING: dict[str, Any] = {
-    "changes": [], "weight": None, "elements": 0, **dict.fromkeys(_COUNTS, 0), "nonzero": False, "owned": False,
-    "rate": None, "equal": None, "fingerprint": None, "moved": None,
+    "changes": [], "weight": None, "elements": 0, **dict.fromkeys(_COUNTS, 0), "nonzero": False,
+    "delivered": False, "owned": False, "rate": None, "equal": None, "fingerprint": None, "moved": None,
 }  # fmt: skip
+
+
+def _watch_delivery(layer: _Layer, collector: UpdateCollector) -> None:
+    """Notes the gradient that the next backward through a forward, which has just ended, brings to a weight.
+
+    The hook is on the node of the graph that adds to the weight's gradient, and goes with the graph: a weight that the
+    forward did not use has no such node, and a loop that asks for gradients by `torch.autograd.grad` does not use it.
+    """
+    parameter, own, told = layer.parameter(), weakref.ref(layer), weakref.ref(collector)
+    if parameter is None or not parameter.requires_grad or why_unreadable(parameter):
+        return
+
+    def note(*_: object) -> None:
+        watched, collector = own(), told()
+        if watched is not None and collector is not None:
+            with guarded(collector, "gradients without a step"):
+                watched.delivered = True
+        handle.remove()
+
+    with torch.enable_grad():
+        handle = get_gradient_edge(parameter).node.register_hook(note)
 
 
 def _weight(layer: _Layer, before: Mapping[str, Any]) -> dict[str, Any]:
@@ -449,6 +481,11 @@ def _is_large(start: float | None, weight: Tensor) -> bool:
     """Whether a mean absolute weight is one that a ratio can be formed to."""
     fan_in = max(weight.numel() // max(weight.shape[0], 1), 1)
     return start is not None and start >= _SMALL / math.sqrt(fan_in)
+
+
+def _has_one(state: Mapping[str, Any]) -> bool:
+    """Whether a weight that no optimizer owns had a gradient; if it is 0 matters only where it would be used."""
+    return state["loose"] > 0 or state["delivered"]
 
 
 def _is_left(gradient: Tensor | None) -> bool:

@@ -55,7 +55,8 @@ def _stays(report: EpochReport, name: str, *, stepped: bool) -> bool:
         return False
     if not stepped:  # a loss scaler may have left all steps out
         skipped = any(own["skipped_steps"] for own in report.gradients.values())
-        return report.output.get("backwards", 0) > 0 and row["gradient_left"] and not skipped
+        arrived = row["gradient_left"] or row["nonzero"]
+        return report.output.get("backwards", 0) > 0 and arrived and not skipped
     if not row["owned"]:
         return bool(row["present"] > 0 or row["gradient_left"])
     return row["nonzero"] and row["steps"] > 0 and not row["learning_rate"]
@@ -65,13 +66,20 @@ def no_gradient(history: History) -> Iterator[Finding]:
     """A trainable weight gets None or exactly 0 as its gradient in every step; frozen weights are worth knowing.
 
     It is an error only where the network is known not to learn. A layer after which no other one gets a gradient is a
-    head that the loss does not use, as the pooler of a language model: nobody is cut off.
+    head that the loss does not use: nobody is cut off. So is a single one between layers that have a gradient, as the
+    pooler of a language model before a head of the user's, unless the network stalls.
     """
     updates = history.last.updates
     cut = [name for name in history.layers if _has_none(history.last, name)]
     reached = [index for index, name in enumerate(history.layers) if updates.get(name, {}).get("nonzero")]
     last_reached = history.layers[reached[-1]] if reached else None
-    used = [name for name in cut if history.was_called(name) and _comes_before(history, name, last_reached)]
+    used = [
+        name
+        for name in cut
+        if history.was_called(name)
+        and _comes_before(history, name, last_reached)
+        and (history.stalled or not _is_side_branch(history, name))
+    ]
     idle = [name for name in cut if history.was_called(name) and name not in used]
     unused = [name for name in cut if not history.was_called(name)]
     stepped = [name for name, row in updates.items() if row["owned"]]
@@ -122,6 +130,13 @@ def no_gradient(history: History) -> Iterator[Finding]:
 def _comes_before(history: History, name: str, other: str | None) -> bool:
     """Whether a layer is called before another one; true where there is no other one."""
     return other is None or history.layers.index(name) < history.layers.index(other)
+
+
+def _is_side_branch(history: History, name: str) -> bool:
+    """Whether a layer never had a gradient while those called right before and right after it had one."""
+    updates, index = history.last.updates, history.layers.index(name)
+    around = [history.layers[other] for other in (index - 1, index + 1) if 0 <= other < len(history.layers)]
+    return not updates[name]["present"] and len(around) == 2 and all(updates[own]["nonzero"] for own in around)
 
 
 def _has_none(report: EpochReport, name: str) -> bool:
