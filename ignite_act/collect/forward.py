@@ -314,6 +314,9 @@ class ForwardTap:
         """Keeps track of channels, of what follows from parameters alone and of activations by hand."""
         if self.axes.concerns(function):
             self.axes.follow(function, args, kwargs, result)
+            if self.axes.trouble:
+                self._note("channels of some calls", f"following them failed: {self.axes.trouble}")
+                self.axes.trouble = ""
         if not self._stack:
             return
         frame = self._stack[-1]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ignite_act.collect import moves
 from ignite_act.collect.functions import Arguments, Function, Keywords, first_argument, named, tensors_in
 from ignite_act.collect.moves import LOST, Layout
+from ignite_act.guard import reason_of
 
 _CONVOLUTIONS = named(
     "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "convolution"
@@ -66,6 +67,8 @@ class ChannelAxes:
         self._is_weight = is_weight
         self._layouts: dict[int, tuple[weakref.ref[Tensor], Layout]] = {}
         self._moved: dict[Any, list[Layout]] = {}  # what is known of a move, over forwards
+        self.trouble = ""
+        """Why following a call failed last; its channels count as not known."""
 
     def clear(self) -> None:
         """Forgets every tensor."""
@@ -97,7 +100,8 @@ class ChannelAxes:
         """Takes note of one call."""
         try:
             _RULES.get(function, ChannelAxes._align)(self, function, args, kwargs, result)
-        except Exception:  # a form of a call that nobody thought of
+        except Exception as error:  # a form of a call that nobody thought of
+            self.trouble = reason_of(error)
             self._lose(function, args, kwargs, result)
 
     def _convolve(self, function: Function, args: Arguments, kwargs: Keywords, result: Any) -> None:

@@ -18,6 +18,7 @@ from ignite_act.collect.torch_internals import (
     has_step_pre_hooks,
     is_being_called,
     is_compiling,
+    is_nested_step,
     step_pre_hooks_after,
 )
 from ignite_act.guard import guarded
@@ -116,11 +117,16 @@ def _tell(event: str, optimizer: Optimizer) -> None:
                 getattr(observer, event)(optimizer)
 
 
+def _is_inside_itself(optimizer: Optimizer) -> bool:
+    """Whether a step has been called by that of a subclass (``super().step()``), which is the real one."""
+    return any(own() is optimizer for own in _in_progress) and is_nested_step(optimizer)
+
+
 def _before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if is_compiling() or not _observers:
         return None
     with guarded(_everybody, "some steps"):
-        return _begin(optimizer, args, kwargs)
+        return None if _is_inside_itself(optimizer) else _begin(optimizer, args, kwargs)
     return None
 
 
@@ -153,6 +159,8 @@ def _after(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     if is_compiling() or not _observers:
         return
     with guarded(_everybody, "some steps"):
+        if _is_inside_itself(optimizer):
+            return
         _remove_for_this_step()
         _tell("after_step", optimizer)
         _leave(optimizer)

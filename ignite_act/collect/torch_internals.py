@@ -18,6 +18,7 @@ from torch.autograd import graph
 from torch.nn.modules import module as _module
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim import Optimizer
+from torch.optim import optimizer as _optimizer_module
 from torch.optim.optimizer import _global_optimizer_pre_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils.hooks import RemovableHandle
@@ -156,6 +157,21 @@ def step_pre_hooks_after(own: int) -> bool:
         own: the number of our handle.
     """
     return next(reversed(_global_optimizer_pre_hooks), own) != own
+
+
+def is_nested_step(optimizer: Optimizer) -> bool:
+    """Whether an optimizer's hook has been called by a step inside another step of the same optimizer.
+
+    Torch puts a function of its own, with the hooks, around the ``step`` of every class of which there is an instance:
+    around that of a subclass, and around that of its base, which ``super().step()`` calls.
+    """
+    frame: FrameType | None = sys._getframe()
+    around = 0
+    while frame is not None:
+        is_step = frame.f_code.co_name == "wrapper" and frame.f_code.co_filename == _optimizer_module.__file__
+        around += is_step and frame.f_locals.get("self") is optimizer
+        frame = frame.f_back
+    return around > 1
 
 
 def is_being_called(owner: object) -> bool:
