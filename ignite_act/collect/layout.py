@@ -101,7 +101,8 @@ class ChannelAxes:
         try:
             _RULES.get(function, ChannelAxes._align)(self, function, args, kwargs, result)
         except Exception as error:  # a form of a call that nobody thought of
-            self.trouble = reason_of(error)
+            if self.layout(first_argument(args, kwargs)) != moves.LOST:  # of which nothing was known before
+                self.trouble = reason_of(error)
             self._lose(function, args, kwargs, result)
 
     def _convolve(self, function: Function, args: Arguments, kwargs: Keywords, result: Any) -> None:
