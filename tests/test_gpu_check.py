@@ -39,7 +39,7 @@ def shell(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("section", ["environment", "mlp", "gpt2"])
+@pytest.mark.parametrize("section", ["environment", "mlp", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_sections(check: ModuleType, section: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Every section prints a Markdown table with a row for each way of watching."""
     assert check.main([section, "--device", "cpu", "--small"]) == 0
@@ -115,6 +115,7 @@ def interpreter(tmp_path: Path) -> str:
     return str(program)
 
 
+@pytest.mark.slow
 def test_sections_fail_one_by_one(interpreter: str, tmp_path: Path) -> None:
     """A section that fails, and one that has no time left, do not end the others; the report has all of it."""
     done = shell("--small", PYTHON=interpreter, OUT=str(tmp_path / "out"), LIMIT="6", SECTIONS="tests waits mlp gpt2")

@@ -197,7 +197,7 @@ DURING = ["evaluation", "evaluation in the epoch", "evaluation afterwards", "cut
 
 
 @pytest.mark.parametrize("during", [*DURING, "several runs"])
-@pytest.mark.parametrize("way", [whole_model, a_part])
+@pytest.mark.parametrize("way", [whole_model, pytest.param(a_part, marks=pytest.mark.slow)])
 def test_whatever_happens_to_the_run(way: Any, during: str) -> None:
     """Evaluations, cut windows, interrupts, exceptions and further runs cost no graph more than without us."""
     plain, watched = make(way), make(way)
@@ -264,7 +264,7 @@ BLIND = {
 }
 
 
-@pytest.mark.parametrize("kind", [FunctionalMLP, SharedReLU])
+@pytest.mark.parametrize("kind", [FunctionalMLP, pytest.param(SharedReLU, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_compiled_is_said(way: Any, kind: type[nn.Module]) -> None:
     """Of everything that compiled code hides, the coverage says so in one line, functional calls included."""

@@ -14,6 +14,8 @@ from real.case import Case
 from real.training import Outcome, assert_activations, assert_dead, assert_gradients, assert_identical, train
 from real.twin import Site
 
+pytestmark = pytest.mark.slow
+
 NAMES = ("gpt", "unet", "inverted residuals and convnext")  # tied weights; skips; buffers and in-place activations
 
 
