@@ -47,6 +47,21 @@ def spent() -> float:
     return _clock.seconds
 
 
+def begin() -> float | None:
+    """Starts the clock for what torch calls; None if it is running. `end` stops it."""
+    if _clock.running:
+        return None
+    _clock.running = True
+    return time.perf_counter()
+
+
+def end(begun: float | None) -> None:
+    """Adds the time since `begin`."""
+    if begun is not None:
+        _clock.running = False
+        _clock.seconds += time.perf_counter() - begun
+
+
 class guarded:  # noqa: N801 - used like a function
     """A block whose exceptions end here and whose time counts as the cost of watching.
 

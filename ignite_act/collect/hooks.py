@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
+from ignite_act import guard
 from ignite_act.collect.torch_internals import is_compiling, register_forward_hook, register_forward_pre_hook
 from ignite_act.guard import guarded
 
@@ -97,20 +98,28 @@ def _enter(module: nn.Module, args: tuple[Any, ...]) -> None:
     global calls
     if is_compiling() or not _watchers:
         return
-    calls += 1
-    for own in _watchers:
-        watcher = own()
-        if watcher is not None:
-            with guarded(watcher, "some forwards"):
-                watcher.enter(module, args)
+    begun = guard.begin()
+    try:
+        calls += 1
+        for own in _watchers:
+            watcher = own()
+            if watcher is not None:
+                with guarded(watcher, "some forwards"):
+                    watcher.enter(module, args)
+    finally:
+        guard.end(begun)
 
 
 def _leave(module: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
-    if is_compiling():
+    if is_compiling() or not _watchers:
         return
-    kwargs = rest[0] if len(rest) > 1 else {}  # after an exception torch leaves them out
-    for own in _watchers:
-        watcher = own()
-        if watcher is not None:
-            with guarded(watcher, "some forwards"):
-                watcher.leave(module, args, kwargs, rest[-1])
+    begun = guard.begin()
+    try:
+        kwargs = rest[0] if len(rest) > 1 else {}  # after an exception torch leaves them out
+        for own in _watchers:
+            watcher = own()
+            if watcher is not None:
+                with guarded(watcher, "some forwards"):
+                    watcher.leave(module, args, kwargs, rest[-1])
+    finally:
+        guard.end(begun)
