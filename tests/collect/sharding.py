@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from ignite.engine import Engine
 from sharded_models import (
     Net,
@@ -97,9 +96,9 @@ def steps(
         if accumulate is not None:
             with accumulate(model):
                 x, y = batch(100 + step, rank)
-                F.mse_loss(model(x), y).backward()
+                (model(x) - y).square().mean().backward()
         x, y = batch(step, rank)
-        F.mse_loss(model(x), y).backward()
+        (model(x) - y).square().mean().backward()
         if before is not None:
             before(model, step)
         note_whole(model, twin)
@@ -176,7 +175,7 @@ def below_an_engine(rank: int) -> dict[str, Any]:
     def step(engine: Engine, number: int) -> None:
         optimizer.zero_grad()
         x, y = batch(number, rank)
-        F.mse_loss(model(x), y).backward()
+        (model(x) - y).square().mean().backward()
         note_whole(model, twin)
         optimizer.step()
 
@@ -198,7 +197,7 @@ def several_optimizers(model: nn.Module, rank: int) -> dict[str, Any]:
         for step in range(STEPS):
             model.zero_grad()
             x, y = batch(step, rank)
-            F.mse_loss(model(x), y).backward()
+            (model(x) - y).square().mean().backward()
             break_one(model, step)
             note_whole(model, twin)
             for optimizer in optimizers:
@@ -253,7 +252,7 @@ def watched_copies() -> dict[str, Any]:
         for step in range(STEPS):
             optimizer.zero_grad()
             x, y = (distribute_tensor(part, mesh, [Replicate()]) for part in batch(step, None))
-            F.mse_loss(model(x), y).backward()
+            (model(x) - y).square().mean().backward()
             note_whole(model, twin)
             optimizer.step()
         return finished(collector, twin)
