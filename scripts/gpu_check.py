@@ -333,9 +333,19 @@ def noting_waits(place: Place, places: Counter[str]) -> Iterator[None]:
 
             return noted
 
+        def noting_where(made: Callable[..., Tensor]) -> Callable[..., Tensor]:
+            def noted(*args: Any, **kwargs: Any) -> Tensor:
+                if "device" in kwargs:  # numbers of the host that go straight to a device
+                    places[f"{made.__name__}: {caller()}"] += 1
+                return made(*args, **kwargs)
+
+            return noted
+
         with contextlib.ExitStack() as stack:
             for name in methods:
                 stack.enter_context(patch.object(Tensor, name, noting(name)))
+            for made in (torch.tensor, torch.as_tensor):
+                stack.enter_context(patch.object(torch, made.__name__, noting_where(made)))
             stack.enter_context(Waits(places))
             yield
         return
@@ -389,7 +399,7 @@ def waits(place: Place) -> bool:
     rows: list[tuple[object, ...]] = []
     places: dict[str, Counter[str]] = {}
     deadline = time.monotonic() + place.seconds
-    steps = 2 * SAMPLED + 3
+    steps = 4 * SAMPLED + 3  # some statistics keep 32 steps before they add them
     own: set[str] = set()
     for model in ("mlp", "gpt2"):
         training = prepare(model, Place(place.device, place.seconds, small=True))

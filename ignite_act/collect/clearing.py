@@ -87,7 +87,8 @@ class _Gradient:
             self.kept = 1
         else:
             cleared = 1 - _is_left(gradient)
-            self.cleared = torch.maximum(torch.as_tensor(self.cleared, device=cleared.device), cleared)
+            before = self.cleared
+            self.cleared = torch.maximum(before, cleared) if isinstance(before, Tensor) else cleared.clamp(min=before)
 
     def end(self) -> None:
         """At the next step: another tensor has been made since."""

@@ -19,6 +19,7 @@ from ignite_act.collect.reading import LONGEST_REASON, measure, split_readable
 from ignite_act.errors import one_line
 from ignite_act.guard import reason_of
 from ignite_act.stats import ABSENT, SCRATCH, Magnitude, ShardedMagnitude
+from ignite_act.stats.base import on_device
 
 
 @dataclass
@@ -146,7 +147,7 @@ class GradientCollector(Collector):
             self._statistic.merge(before)
         if not self._scratch.numel():
             sizes = [layer.size for layer in layers]
-            self._sizes = torch.tensor(sizes, device=device)
+            self._sizes = on_device(sizes, device)
             self._scratch = torch.empty(min(SCRATCH, max(sizes)), dtype=torch.float32, device=device)
             self._in_parts |= {layer.name for layer in layers if layer.sharded}
             if isinstance(self._statistic, ShardedMagnitude):

@@ -33,9 +33,7 @@ class LossCollector(Collector):
             if isinstance(loss, Tensor):
                 loss = loss.detach().clone()  # it is read later, and may be overwritten until then
                 if loss.device != self._course.values.device:
-                    moved = Course(loss.device)
-                    moved.merge(self._course)
-                    self._course = moved
+                    self._course.follow(loss.device)
             self._steps += 1
             self._course.update(loss, self.clock() or self._steps)
 

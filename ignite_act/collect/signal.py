@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ignite_act.collect.passes import ModelCall, PassCollector, is_sample
 from ignite_act.collect.torch_internals import local_part, why_unreadable
 from ignite_act.stats import ABSENT, Distribution, Magnitude, largest
-from ignite_act.stats.base import accumulator_dtype
+from ignite_act.stats.base import accumulator_dtype, on_device
 
 INPUT, OUTPUT = "input", "output"
 
@@ -58,6 +58,7 @@ class SignalCollector(PassCollector):
         elif given.is_floating_point() and not why_unreadable(given):
             self._read(INPUT, given)
             if is_sample(self._forwards):
+                self._input.follow(given.device)
                 self._input.update(local_part(given))
         else:
             self._tokens = True
@@ -98,10 +99,13 @@ class SignalCollector(PassCollector):
         if len(self._names) > self._sizes.rows:  # layers that were not there when the window began
             known = self._sizes.rows
             self._sizes = self._sizes.rearranged([*range(known), *[None] * (2 * len(self._names) - known)])
+        *_, last = self._waiting.values()
+        values = torch.stack([own.to(last) for own in self._waiting.values()])
+        if self._sizes.total.device != values.device:
+            self._sizes.follow(values.device)
         total = self._sizes.total
         means, maxima = torch.full((2, len(total)), ABSENT, dtype=total.dtype, device=total.device)
-        rows = torch.tensor(list(self._waiting), device=total.device)
-        values = torch.stack([own.to(total) for own in self._waiting.values()])
+        rows = on_device(list(self._waiting), total.device)
         means[rows], maxima[rows] = values[:, 0], values[:, 1]
         self._sizes.update(means, maxima, self._iteration)
         self._waiting = {}

@@ -16,6 +16,11 @@ def accumulator_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
+def on_device(numbers: Any, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Plain numbers as a tensor on a device, without waiting for it as ``torch.tensor(..., device=)`` does."""
+    return torch.tensor(numbers, dtype=dtype).to(device, non_blocking=True)
+
+
 class Statistic(ABC):
     """A stream accumulator whose state is the attributes named in ``_state``."""
 
@@ -41,3 +46,12 @@ class Statistic(ABC):
             if isinstance(value, Tensor):
                 value = value.to(mine.device, copy=True)
             setattr(self, name, value)
+
+    def follow(self, device: torch.device) -> None:
+        """Moves the state to where the values are: a model may be moved, and what was restored is on the CPU."""
+        for name, value in list(vars(self).items()):
+            if isinstance(value, Tensor):
+                doubles = value.dtype == torch.float64
+                setattr(self, name, value.to(device, accumulator_dtype(device) if doubles else value.dtype))
+            elif isinstance(value, Statistic):
+                value.follow(device)

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from ignite_act.stats.base import Statistic, accumulator_dtype
+from ignite_act.stats.base import Statistic, accumulator_dtype, on_device
 
 SEGMENTS = 32
 """Most values of a course."""
@@ -50,7 +50,7 @@ class Course(Statistic):
         self.width = 1  # numbers in each value ...
         self.filled = 0  # ... and in the last one so far
         self.values = torch.zeros(0, 2, dtype=wide, device=device)  # sum and number of the finite ones
-        self.numbers = torch.tensor([0.0, 0.0, math.inf, -math.inf], dtype=wide, device=device)
+        self.numbers = on_device([0.0, 0.0, math.inf, -math.inf], device, wide)
         self.nonfinite = torch.zeros((), dtype=torch.int64, device=device)
         self.first_nonfinite_iteration = torch.full((), torch.iinfo(torch.int64).max, device=device)
         self.steps = 0
@@ -67,6 +67,11 @@ class Course(Statistic):
         self._waiting.append((value, iteration))
         if len(self._waiting) == _WAITING:
             self._take_in()
+
+    def follow(self, device: torch.device) -> None:
+        """See `Statistic.follow`."""
+        self._take_in()
+        super().follow(device)
 
     def merge(self, other: Course) -> None:
         """Takes in the stream that came after this one (the course may be a little coarser than of the whole)."""
@@ -126,10 +131,11 @@ class Course(Statistic):
         wide, device = self.values.dtype, self.values.device
         given = [value for value, _ in self._waiting]
         if any(isinstance(value, Tensor) for value in given):
-            numbers = torch.stack([torch.as_tensor(value, dtype=wide, device=device).reshape(()) for value in given])
+            tensors = (value if isinstance(value, Tensor) else on_device(value, device) for value in given)
+            numbers = torch.stack([tensor.to(device, wide).reshape(()) for tensor in tensors])
         else:
-            numbers = torch.tensor(given, dtype=wide, device=device)
-        iterations = torch.tensor([iteration for _, iteration in self._waiting], device=device)
+            numbers = on_device(given, device, wide)
+        iterations = on_device([iteration for _, iteration in self._waiting], device)
         self._waiting.clear()
         finite = torch.isfinite(numbers)
         clean = torch.where(finite, numbers, 0.0)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ignite_act.activations import Interval
 from ignite_act.stats import kernels
-from ignite_act.stats.base import Statistic, accumulator_dtype
+from ignite_act.stats.base import Statistic, accumulator_dtype, on_device
 from ignite_act.stats.histogram import FloatHistogram
 
 _SAMPLE = 4096
@@ -57,7 +57,7 @@ class Distribution(Statistic):
             self.count = 0
             self.shift = torch.zeros((), dtype=wide, device=device)
             self.sums = torch.zeros(2, dtype=wide, device=device)  # of the finite values and their squares, about shift
-            self.extremes = torch.tensor([top, -top], dtype=self.dtype, device=device)
+            self.extremes = on_device([top, -top], device, self.dtype)
             self.tallies = torch.zeros(2, dtype=torch.int64, device=device)  # values other than zero, saturated ones
 
     def update(self, values: Tensor, *, saturated: tuple[Tensor, tuple[Interval, ...]] | None = None) -> None:

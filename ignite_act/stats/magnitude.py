@@ -13,7 +13,7 @@ from torch import Tensor
 from typing_extensions import Self
 
 from ignite_act.stats import kernels
-from ignite_act.stats.base import Statistic, accumulator_dtype
+from ignite_act.stats.base import Statistic, accumulator_dtype, on_device
 
 ABSENT = -1.0
 """Stands for "no value in this step" where a magnitude, never negative, is expected."""
@@ -91,7 +91,7 @@ class Magnitude(Statistic):
     def read_one(self, row: int, tensor: Tensor, iteration: int) -> bool:
         """`read` of one row."""
         loops = kernels.compiled()
-        if loops is None or self.total.dtype is not torch.float64 or not kernels.fit(tensor):
+        if loops is None or not self.total.is_cpu or not kernels.fit(tensor):
             return False
         if self._waiting:
             self._take_in()
@@ -128,6 +128,12 @@ class Magnitude(Statistic):
                 for name in self._by_row:
                     getattr(result, name)[row] = getattr(self, name)[old]
         return result
+
+    def follow(self, device: torch.device) -> None:
+        """See `Statistic.follow`."""
+        self._take_in()
+        self._arrays = None
+        super().follow(device)
 
     def settled(self) -> Magnitude:
         """The same numbers with every step added to the sums."""
@@ -183,7 +189,7 @@ class Magnitude(Statistic):
             return
         means = torch.stack([mean for mean, _, _ in self._waiting])  # (steps, rows)
         maxima = torch.stack([peak for _, peak, _ in self._waiting])
-        iterations = torch.tensor([[number] for _, _, number in self._waiting]).to(means.device, non_blocking=True)
+        iterations = on_device([[number] for _, _, number in self._waiting], means.device)
         self._waiting.clear()
         self._arrays = None
         present = ~(means < 0)

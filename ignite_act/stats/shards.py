@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ignite_act.stats.base import on_device
 from ignite_act.stats.magnitude import Magnitude
 
 KEPT = 64
@@ -162,7 +163,7 @@ class ShardedMagnitude(Magnitude):
         self.maximum[row] = maximum
 
     def _add(self, means: Tensor, maxima: Tensor, finite: Tensor, broken: Tensor) -> None:
-        numbers = torch.tensor(self._numbers).to(means.device, non_blocking=True)
+        numbers = on_device(self._numbers, means.device)
         self._numbers.clear()
         numbers = numbers.expand(self.rows, -1)  # (rows, steps), as everything that follows
         finite, broken = finite.T, broken.T

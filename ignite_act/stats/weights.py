@@ -44,7 +44,7 @@ def equal_rows(weight: Tensor) -> Tensor:
 @functools.lru_cache(maxsize=64)
 def _probes(length: int, device: torch.device) -> Tensor:
     """Three fixed vectors of random numbers, ``(length, 3)``; torch's random state stays as it is."""
-    return torch.randn(length, 3, generator=torch.Generator().manual_seed(length)).to(device)
+    return torch.randn(length, 3, generator=torch.Generator().manual_seed(length)).to(device, non_blocking=True)
 
 
 def fingerprint(weight: Tensor) -> Tensor:
