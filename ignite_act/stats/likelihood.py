@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ignite_act.stats.base import Statistic
 from ignite_act.stats.guesses import FITS, GUESSES, TINY, Guess, fits, zero_sum
 from ignite_act.stats.recognition import entropy, recognise
 from ignite_act.stats.targets import Rows, by_class, mean_losses, read, soften
@@ -47,7 +48,7 @@ def as_rows(output: Tensor, axis: int) -> Tensor:
 
 
 @dataclass
-class Likelihood:
+class Likelihood(Statistic):
     """What the gradients of a few steps say about the loss, and through it about the targets.
 
     Sums are over the steps that were looked at; all of them are tensors on the device of the outputs. Those of shape
@@ -96,6 +97,8 @@ class Likelihood:
             elements: values of the whole output, of which there may be more rows.
             reach: lowest and highest output that there can be.
         """
+        if isinstance(self.rows, Tensor) and self.rows.device != z.device:
+            self.follow(z.device)
         rows = read(z, g)
         number = max(elements // self.units, 1)
         scale = number / max(len(z), 1)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from ignite_act import ActivationStats, DeadNeurons, Diagnostics, EpochRecorder, GradientStats
+from ignite_act.report import EpochReport
 from ignite_act.stats import Course, Distribution, Magnitude, SaturatedUnits, UnitLife, kernels, magnitude
 
 DEVICES = [
@@ -277,25 +278,39 @@ def test_gradients_of_optimizers(device: str, dtype: torch.dtype, optimizer: str
         assert (row["steps"], row["skipped_steps"]) == (len(data), 0), name
 
 
-def test_state_goes_from_device_to_device(device: str, dtype: torch.dtype, reference: dict[str, Any]) -> None:
-    """A window that was begun on one device and stored goes on from another one with the same numbers."""
-    model, data = prepared(device, dtype)
-    with EpochRecorder(model, every=1) as recorder:
-        for x, _ in data[:2]:
-            model(x)
-        state = recorder.state_dict()
-    other, data = prepared("cpu", dtype)
-    with EpochRecorder(other, every=1) as whole:
-        for x, _ in data:
-            other(x)
-        expected = whole.finish()
-    resumed = EpochRecorder(other, every=1)
-    resumed.load_state_dict(state)
-    with resumed:
-        for x, _ in data[2:]:
-            other(x)
-        report = resumed.finish()
+@pytest.mark.parametrize("there", [True, False], ids=["begun", "resumed"])
+def test_state_goes_from_device_to_device(device: str, dtype: torch.dtype, there: bool) -> None:
+    """A window that was begun on one device and stored goes on on another one with the same numbers."""
+
+    def window(*places: str) -> EpochReport:
+        """Two steps on each device, after the first with the weights and the window of the one before."""
+        weights, state = {}, {}
+        for number, place in enumerate(places):
+            model, data = prepared(place, dtype)
+            model.load_state_dict(weights or model.state_dict())
+            optimizer = SGD(model.parameters(), lr=1e-3)
+            recorder = EpochRecorder(model, every=1)
+            if state:
+                recorder.load_state_dict(state)
+            with recorder:
+                for x, y in data[2 * number : 2 * number + 2]:
+                    optimizer.zero_grad()
+                    loss = F.cross_entropy(model(x), y)
+                    loss.backward()
+                    optimizer.step()
+                    recorder.record_loss(loss)
+                weights, state = model.state_dict(), recorder.state_dict()
+        return recorder.finish()
+
+    expected = window("cpu", "cpu")
+    report = window(device, "cpu") if there else window("cpu", device)
+    assert report.coverage == expected.coverage
     assert report.dead_neurons == expected.dead_neurons
+    rel = ROUNDING[dtype]
+    assert_close(report.gradients, expected.gradients, 10 * rel, "gradients")
+    assert_close(report.signal, expected.signal, 10 * rel, "signal")
+    assert report.loss["mean"] == pytest.approx(expected.loss["mean"], rel=rel)
+    assert report.output["backwards"] == expected.output["backwards"] > 0
     for site, row in report.activations.items():
         assert row["count"] == expected.activations[site]["count"], site
-        assert row["mean"] == pytest.approx(expected.activations[site]["mean"], rel=ROUNDING[dtype], abs=1e-3), site
+        assert row["mean"] == pytest.approx(expected.activations[site]["mean"], rel=rel, abs=1e-3), site

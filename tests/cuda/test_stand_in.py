@@ -21,6 +21,7 @@ from ignite_act import EpochRecorder
 from ignite_act.collect import torch_internals
 from ignite_act.stats import Course, Distribution, Magnitude, SaturatedUnits, ShardedMagnitude, UnitLife, weights
 from ignite_act.stats.base import Statistic
+from ignite_act.stats.likelihood import Likelihood
 
 pytestmark = pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 
@@ -131,6 +132,11 @@ def test_what_was_stored_goes_on_on_a_gpu(caplog: pytest.LogCaptureFixture) -> N
             assert not caplog.messages
 
 
+def outputs(device: torch.device) -> list[Tensor]:
+    """Outputs and their gradient."""
+    return [torch.randn(4, 5, device=device) for _ in range(2)]
+
+
 UPDATES: dict[str, tuple[Callable[[torch.device], Statistic], Callable[[Any, torch.device], None]]] = {
     "Distribution": (
         lambda device: Distribution(device=device),
@@ -153,6 +159,7 @@ UPDATES: dict[str, tuple[Callable[[torch.device], Statistic], Callable[[Any, tor
         lambda device: ShardedMagnitude(3, device),
         lambda own, device: own.update(torch.rand(3, device=device), torch.rand(3, device=device), 1),
     ),
+    "Likelihood": (lambda device: Likelihood(5), lambda own, device: own.update(*outputs(device), 20, (-1.0, 1.0))),
 }
 
 
@@ -169,8 +176,9 @@ def test_a_statistic_follows_its_values(name: str) -> None:
         assert {value.device for value in vars(own).values() if isinstance(value, Tensor)} == {GPU}
 
 
-@pytest.mark.parametrize("name", [name for name in UPDATES if name != "Course"])  # losses may come from anywhere
+@pytest.mark.parametrize("name", [name for name in UPDATES if name not in ("Course", "Likelihood")])
 def test_two_devices_do_not_meet(name: str) -> None:
+    """They would be seen; a loss may come from anywhere, and what is known of it follows by itself."""
     make, update = UPDATES[name]
     with stand_in():
         own = make(GPU)
