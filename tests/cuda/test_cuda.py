@@ -149,7 +149,7 @@ class Net(nn.Module):
         super().__init__()
         self.conv, self.act = nn.Conv2d(1, 6, 3), nn.ReLU(inplace=True)
         self.fc1, self.fc2, self.head = nn.Linear(96, 24), nn.Linear(24, 16), nn.Linear(16, 3)
-        self.last = nn.Hardswish()
+        self.last = nn.Hardtanh()  # not Hardswish: on a GPU its 1 / 6 is that of float32
         with torch.no_grad():
             self.conv.bias[:2] = -50.0
             self.fc1.bias[:5] = -50.0
