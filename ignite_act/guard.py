@@ -32,34 +32,41 @@ class Owner(Protocol):
 
 
 class _Clock:
-    __slots__ = ("running", "seconds")
+    __slots__ = ("begun", "running", "seconds")
 
     def __init__(self) -> None:
         self.seconds = 0.0
         self.running = False
+        self.begun = 0.0  # when the outermost block of now was entered
 
 
 _clock = _Clock()
 
 
 def spent() -> float:
-    """Seconds that guarded blocks have taken so far in this process."""
-    return _clock.seconds
+    """Seconds that guarded blocks have taken so far in this process, with the one that is running."""
+    return _clock.seconds + (time.perf_counter() - _clock.begun if _clock.running else 0.0)
 
 
-def begin() -> float | None:
-    """Starts the clock for what torch calls; None if it is running. `end` stops it."""
+def is_running() -> bool:
+    """Whether a guarded block is under way."""
+    return _clock.running
+
+
+def begin() -> bool:
+    """Starts the clock for what torch calls, if it is not running: then `end` stops it."""
     if _clock.running:
-        return None
+        return False
+    _clock.begun = time.perf_counter()
     _clock.running = True
-    return time.perf_counter()
+    return True
 
 
-def end(begun: float | None) -> None:
-    """Adds the time since `begin`."""
-    if begun is not None:
+def end(begun: bool) -> None:
+    """Adds the time since `begin`, whose answer is given back."""
+    if begun:
         _clock.running = False
-        _clock.seconds += time.perf_counter() - begun
+        _clock.seconds += time.perf_counter() - _clock.begun
 
 
 class guarded:  # noqa: N801 - used like a function
@@ -72,24 +79,19 @@ class guarded:  # noqa: N801 - used like a function
         what: what is being done, in words for the coverage: ``"some forwards"``, ``"measuring fc1"``.
     """
 
-    __slots__ = ("_begin", "_outermost", "_owner", "_what")
+    __slots__ = ("_outermost", "_owner", "_what")
 
     def __init__(self, owner: Owner, what: str) -> None:
         self._owner = owner
         self._what = what
 
     def __enter__(self) -> None:
-        self._outermost = not _clock.running
-        if self._outermost:
-            _clock.running = True
-            self._begin = time.perf_counter()
+        self._outermost = begin()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        if self._outermost:
-            _clock.running = False
-            _clock.seconds += time.perf_counter() - self._begin
+        end(self._outermost)
         if not isinstance(error, Exception):
             return False
         report_failure(self._owner, self._what, error)

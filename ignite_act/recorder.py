@@ -113,7 +113,7 @@ class EpochRecorder:
         for collector in self.collectors.values():
             collector.start()
         self._restored = False
-        self._meter = Meter()
+        self._meter = Meter(earlier=self._meter.seconds())  # of what came after the last report: the sinks
 
     def pause(self) -> None:
         """Measures nothing until the next `start`; the hooks stay registered."""

@@ -2,35 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from ignite_act import guard
 from ignite_act.collect import forward, hooks
 
-_ROUNDS, _CALLS = 7, 50
+_ROUNDS = 25
+_SWEPT = 1 << 20
+"""float32 values that are written to empty the caches: four megabytes, more than a core's own hold."""
 
 
 class Meter:
-    """Adds up from when it is made: guarded blocks, and for every call that is seen what torch takes to tell us."""
+    """Adds up from when it is made: guarded blocks, and for every call that is seen what torch takes to tell us.
 
-    def __init__(self) -> None:
+    Args:
+        earlier: seconds to begin with.
+    """
+
+    def __init__(self, earlier: float = 0.0) -> None:
+        self._of_module, self._of_function = seconds_per_module_call(), seconds_per_function_call()
+        self._earlier = earlier
         self._begin = time.perf_counter()
         self._spent, self._calls, self._functions = guard.spent(), hooks.calls, forward.calls()
 
+    def seconds(self) -> float:
+        """What watching took so far."""
+        seconds = self._earlier + guard.spent() - self._spent
+        seconds += (hooks.calls - self._calls) * self._of_module
+        return seconds + (forward.calls() - self._functions) * self._of_function
+
     def share(self) -> float:
         """The share of the wall time so far that watching took, from 0 to 1."""
-        seconds = guard.spent() - self._spent
-        elapsed = time.perf_counter() - self._begin
-        seconds += (hooks.calls - self._calls) * seconds_per_module_call()
-        seconds += (forward.calls() - self._functions) * seconds_per_function_call()
-        return min(seconds / max(elapsed, 1e-9), 1.0)
+        seconds = self.seconds()
+        return min(seconds / max(time.perf_counter() - self._begin, 1e-9), 1.0)
 
 
 @functools.cache
@@ -42,36 +57,39 @@ def seconds_per_function_call() -> float:
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             return func(*args, **(kwargs or {}))
 
-    def watched() -> None:
-        with Nothing():
-            _repeat(lambda: torch.neg(x))
-
-    return max(_fastest(watched) - _fastest(lambda: _repeat(lambda: torch.neg(x))), 0.0)
+    return _added(lambda: F.relu(x), lambda: F.relu(x), Nothing)
 
 
 @functools.cache
 def seconds_per_module_call() -> float:
     """What global hooks that do nothing add to the call of a module, measured once in this process."""
     module = nn.Identity()
-    holder = nn.Module()
-    release = hooks.hold(holder)
-    try:
-        with_hooks = _fastest(lambda: _repeat(lambda: module(None)))
-    finally:
-        release()
-    return max(with_hooks - _fastest(lambda: _repeat(lambda: module.forward(None))), 0.0)  # type: ignore[arg-type]
+
+    @contextlib.contextmanager
+    def held() -> Iterator[None]:
+        holder = nn.Module()
+        release = hooks.hold(holder)
+        try:
+            yield
+        finally:
+            release()
+
+    return _added(lambda: module.forward(None), lambda: module(None), held)  # type: ignore[arg-type]
 
 
-def _repeat(call: Callable[[], object]) -> None:
-    for _ in range(_CALLS):
-        call()
+def _added(
+    bare: Callable[[], object], call: Callable[[], object], watching: Callable[[], AbstractContextManager[object]]
+) -> float:
+    """Seconds that watching adds to a call: with it the caches are full of our code and data, without it of theirs."""
+    sweep = torch.zeros(_SWEPT)
 
-
-def _fastest(block: Callable[[], object]) -> float:
-    """Seconds for one call, in the fastest of a few rounds."""
-    seconds = []
-    for _ in range(_ROUNDS):
+    def seconds(call: Callable[[], object], swept: bool) -> float:
+        if swept:
+            sweep.add_(1)
         begin = time.perf_counter()
-        block()
-        seconds.append(time.perf_counter() - begin)
-    return min(seconds) / _CALLS
+        call()
+        return time.perf_counter() - begin
+
+    without = statistics.median(seconds(bare, False) for _ in range(_ROUNDS))
+    with watching():
+        return max(statistics.median(seconds(call, True) for _ in range(_ROUNDS)) - without, 0.0)

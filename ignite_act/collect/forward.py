@@ -40,7 +40,7 @@ from ignite_act.collect.torch_internals import (
     remove_function_mode,
     version,
 )
-from ignite_act.guard import guarded
+from ignite_act.guard import guarded, is_running
 
 
 class _Site(NamedTuple):
@@ -516,7 +516,7 @@ _calls = 0
 
 
 def calls() -> int:
-    """Torch functions that were seen so far in this process, for the cost."""
+    """Torch functions of models that were seen so far in this process, for the cost."""
     return _calls
 
 
@@ -532,5 +532,5 @@ class _CallMode(TorchFunctionMode):
         tap = None if is_compiling() else self._tap()
         if tap is None:
             return func(*args, **(kwargs or {}))
-        _calls += 1
+        _calls += not is_running()  # our own calls are in the time of the block
         return tap.call(func, args, kwargs or {})

@@ -100,7 +100,7 @@ def _enter(module: nn.Module, args: tuple[Any, ...]) -> None:
         return
     begun = guard.begin()
     try:
-        calls += 1
+        calls += begun  # our own calls are in the time of the block
         for own in _watchers:
             watcher = own()
             if watcher is not None:
