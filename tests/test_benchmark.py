@@ -68,6 +68,7 @@ def test_other_tools_leave_nothing_behind(benchmark, tmp_path, monkeypatch):
     assert not torch_module._global_forward_hooks
 
 
+@pytest.mark.slow
 def test_a_long_run(benchmark):
     """The time of an epoch and the memory are shown along the way, the last hundred epochs included."""
     done = CliRunner().invoke(benchmark.main, ["long", "--epochs", "120"], catch_exceptions=False)

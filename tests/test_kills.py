@@ -44,7 +44,11 @@ def test_killed_runs(tmp_path, kills):
 
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    ("number", "code", "said"), [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "terminated")]
+    ("number", "code", "said"),
+    [
+        (signal.SIGINT, 130, "interrupted"),
+        pytest.param(signal.SIGTERM, 143, "terminated", marks=pytest.mark.slow),
+    ],
 )
 def test_ends_cleanly(tmp_path, number, code, said, jobs):
     """Ctrl-C and SIGTERM end a run, and the jobs of a sweep, with one line and a state that is resumed."""

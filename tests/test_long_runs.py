@@ -327,14 +327,16 @@ def assert_linear(
     return report
 
 
-@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize(
+    "style", ["functional", *(pytest.param(x, marks=pytest.mark.slow) for x in ("modules", "shared"))]
+)
 def test_a_site_costs_what_a_site_costs(style: str, tmp_path: Path) -> None:
     """The work grows as the number of the sites, whether modules are called, one module many times, or functions."""
     report = assert_linear(STYLES[style], tmp_path)
     assert len(report.activations) == len(report.dead_neurons) == 400
 
 
-@pytest.mark.parametrize("model", [Dead, Broken, Idle])
+@pytest.mark.parametrize("model", [Broken, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (Dead, Idle))])
 def test_trouble_everywhere_costs_as_much_as_elsewhere(model: type[Modules], tmp_path: Path) -> None:
     """Also where every site has something wrong with it, the work grows as the number of the sites."""
     report = assert_linear(model, tmp_path, 50)
@@ -364,7 +366,14 @@ def test_measuring_that_fails_everywhere(tmp_path: Path, monkeypatch: pytest.Mon
     assert not report.activations
 
 
-@pytest.mark.parametrize("choice", [{}, {"sites": ("acts.*", "layers.*")}, {"unit_dim": {"layers.*": 0, "acts": 0}}])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        {"sites": ("acts.*", "layers.*")},
+        pytest.param({"unit_dim": {"layers.*": 0, "acts": 0}}, marks=pytest.mark.slow),
+    ],
+)
 def test_a_module_with_many_names(choice: dict[str, Any], tmp_path: Path) -> None:
     """One ReLU put into every place of a list has as many names; to choose sites or axes by name costs no more."""
 

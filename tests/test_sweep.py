@@ -333,6 +333,7 @@ def cluster():
         yield made
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # Dask's own
 def test_cluster(cluster, with_one_thread, tmp_path, study):
     """On a cluster the same runs come out, trained by its workers."""

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from identical import assert_identical
 from torch import Tensor, nn
 from torch.optim import LBFGS, SGD, Adam, AdamW, Optimizer
 from torch.utils.checkpoint import checkpoint
@@ -141,26 +142,6 @@ def run(make: Callable[[], nn.Module], optimizer: Callable[[Any], Optimizer], st
         "outputs": outputs,
         "random": (torch.get_rng_state(), random.getstate(), np.random.get_state()),
     }
-
-
-def assert_identical(one: Any, other: Any, where: str = "") -> None:
-    """The same structure and the same bits."""
-    assert type(one) is type(other), where
-    if isinstance(one, Tensor):
-        assert one.dtype == other.dtype, where
-        assert torch.equal(one, other), where
-    elif isinstance(one, np.ndarray):
-        assert np.array_equal(one, other), where
-    elif isinstance(one, dict):
-        assert list(one) == list(other), where
-        for key in one:
-            assert_identical(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(other), where
-        for index, (left, right) in enumerate(zip(one, other, strict=True)):
-            assert_identical(left, right, f"{where}[{index}]")
-    else:
-        assert one == other, where
 
 
 @pytest.mark.parametrize(

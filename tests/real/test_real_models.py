@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from identical import assert_identical
 
 from real import library_cases, torchvision_cases
 from real.case import Case
-from real.training import Outcome, assert_activations, assert_dead, assert_gradients, assert_identical, train
+from real.training import Outcome, assert_activations, assert_dead, assert_gradients, train
 
 CASES = [
     *(pytest.param(case, id=case.name) for case in (*library_cases.CASES, *torchvision_cases.CASES)),

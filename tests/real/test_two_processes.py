@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from identical import assert_identical
 from torch import distributed, multiprocessing
 
 from real import library_cases
 from real.case import Case
-from real.training import Outcome, assert_activations, assert_dead, assert_gradients, assert_identical, train
+from real.training import Outcome, assert_activations, assert_dead, assert_gradients, train
 from real.twin import Site
 
 pytestmark = pytest.mark.slow

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ignite_act import EpochRecorder
@@ -77,26 +77,6 @@ def train(case: Case, *, watch: bool, rank: int | None = None) -> Outcome:
         "random": (torch.get_rng_state(), random.getstate(), np.random.get_state()),
     }
     return Outcome(state, report, twin.sites, twin.empty, steps)
-
-
-def assert_identical(one: Any, other: Any, where: str = "") -> None:
-    """The same structure and the same bits; NaN is NaN."""
-    assert type(one) is type(other), where
-    if isinstance(one, Tensor):
-        assert one.dtype == other.dtype, where
-        assert torch.equal(one.view(-1).view(torch.uint8), other.view(-1).view(torch.uint8)), where
-    elif isinstance(one, np.ndarray):
-        assert np.array_equal(one, other), where
-    elif isinstance(one, Mapping):
-        assert list(one) == list(other), where
-        for key in one:
-            assert_identical(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(other), where
-        for index, (left, right) in enumerate(zip(one, other, strict=True)):
-            assert_identical(left, right, f"{where}[{index}]")
-    else:
-        assert one == other, where
 
 
 def assert_activations(rows: Mapping[str, Mapping[str, Any]], sites: Mapping[str, Site]) -> None:
