@@ -138,6 +138,7 @@ def test_read_only(tiny, disk):
     assert run(tiny(max_epochs=1), disk, resume=True, quiet=True).summary == finished.summary
 
 
+@pytest.mark.slow
 def test_a_full_disk_on_the_command_line(tmp_path, disk):
     """No traceback, on whichever of the outputs the disk is full."""
     fill(disk)
@@ -269,6 +270,7 @@ def test_two_runs_in_one_directory(tmp_path, tiny):
     assert run(tiny(max_epochs=3), tmp_path, resume=True, quiet=True).summary["epochs"] == 3
 
 
+@pytest.mark.slow
 def test_two_processes_in_one_directory(tmp_path, tiny):
     """Of two processes in one directory one trains and the other is refused; a lock dies with its process."""
     settings = {"hidden": (8,), "patience": 0}

@@ -49,6 +49,7 @@ def test_wheel_has_the_package_and_nothing_else(wheel):
     assert wheel.name == f"ignite_act-{ignite_act.__version__}-py3-none-any.whl"
 
 
+@pytest.mark.slow
 def test_wheel_works_without_the_clone(wheel, tmp_path):
     """Unpacked elsewhere, the wheel trains from another directory, and nothing of the clone is used."""
     unpacked, cwd = tmp_path / "unpacked", tmp_path / "elsewhere"

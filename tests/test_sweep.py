@@ -293,6 +293,7 @@ def processes_die(monkeypatch):
     monkeypatch.setattr(sweep, "train", train)
 
 
+@pytest.mark.slow
 def test_a_process_that_dies(tmp_path, study, processes_die):
     """Where a process dies, its run is tried once more, alone; a second death is its result. No other run is lost."""
     acts = ("elu", "relu")

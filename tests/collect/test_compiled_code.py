@@ -118,6 +118,14 @@ WAYS = [whole_model, in_place, own_method, a_part, a_function_around_it, the_los
 WAYS += [the_optimizer, model_and_optimizer, model_and_loss, the_whole_step]
 
 
+FIRST = [whole_model, a_part, the_optimizer, the_whole_step]
+"""One for each place where code can be compiled."""
+
+
+def slow(value: Any) -> Any:
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 def make(way: Callable[[Case, Compile], Case], backend: str = "eager", kind: type[nn.Module] = FunctionalMLP) -> Case:
     torch.manual_seed(0)
     model = kind()
@@ -183,7 +191,7 @@ def left_behind(case: Case) -> list[object]:
     return [*found, *case.optimizer._optimizer_step_pre_hooks, *case.optimizer._optimizer_step_post_hooks]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [*FIRST, *(slow(way) for way in WAYS if way not in FIRST)])
 def test_as_many_graphs_and_the_same_weights(way: Any) -> None:
     """Watching compiles nothing anew and changes no bit, whatever is compiled."""
     plain, watched = make(way), make(way)
@@ -196,11 +204,11 @@ def test_as_many_graphs_and_the_same_weights(way: Any) -> None:
     assert left_behind(watched) == []
 
 
-DURING = ["evaluation", "evaluation in the epoch", "evaluation afterwards", "cut short", "interrupted", "broken off"]
+DURING = ["evaluation in the epoch", "evaluation afterwards", "cut short", "broken off", "several runs"]
 
 
-@pytest.mark.parametrize("during", [*DURING, "several runs"])
-@pytest.mark.parametrize("way", [whole_model, pytest.param(a_part, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("during", ["evaluation", "interrupted", *(slow(during) for during in DURING)])
+@pytest.mark.parametrize("way", [whole_model, slow(a_part)])
 def test_whatever_happens_to_the_run(way: Any, during: str) -> None:
     """Evaluations, cut windows, interrupts, exceptions and further runs cost no graph more than without us."""
     plain, watched = make(way), make(way)
@@ -225,7 +233,7 @@ def test_training_goes_on_unwatched() -> None:
     assert counters["stats"]["unique_graphs"] <= before + 1
 
 
-@pytest.mark.parametrize("way", [whole_model, a_part])
+@pytest.mark.parametrize("way", [whole_model, slow(a_part)])
 def test_behind_aot_autograd(way: Any) -> None:
     """With the backend that traces backward, too, nothing is compiled anew and no bit changes."""
     plain, watched = make(way, "aot_eager"), make(way, "aot_eager")
@@ -267,7 +275,7 @@ BLIND = {
 }
 
 
-@pytest.mark.parametrize("kind", [FunctionalMLP, pytest.param(SharedReLU, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", [FunctionalMLP, slow(SharedReLU)])
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_compiled_is_said(way: Any, kind: type[nn.Module]) -> None:
     """Of everything that compiled code hides, the coverage says so in one line, functional calls included."""
