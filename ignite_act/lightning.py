@@ -187,6 +187,7 @@ class DiagnosticsCallback(Callback):
         )
         if trainer.is_global_zero:
             self._sinks.write(report)
+        self._recorder.written()
         return report
 
 

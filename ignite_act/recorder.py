@@ -87,7 +87,7 @@ class EpochRecorder:
         self._journal = Journal(thresholds)
         self._report: EpochReport | None = None
         self._epoch = 0
-        self._meter = Meter()
+        self._meter, self._earlier = Meter(), 0.0
         self._failed: dict[str, str] = {}
         self._restored = False
 
@@ -113,7 +113,7 @@ class EpochRecorder:
         for collector in self.collectors.values():
             collector.start()
         self._restored = False
-        self._meter = Meter(earlier=self._meter.seconds())  # of what came after the last report: the sinks
+        self._meter, self._earlier = Meter(self._earlier), 0.0
 
     def pause(self) -> None:
         """Measures nothing until the next `start`; the hooks stay registered."""
@@ -173,6 +173,10 @@ class EpochRecorder:
         self._report = dataclasses.replace(report, cost=self._meter.share())
         self._meter = Meter()
         return self._report
+
+    def written(self) -> None:
+        """Counts the time since the last report as a cost of the next window: its sinks have been written."""
+        self._earlier = self._meter.seconds()
 
     def _plain_coverage(self) -> dict[str, dict[str, Any]]:
         return {name: coverage.to_dict() for name, coverage in self.coverage.items()}

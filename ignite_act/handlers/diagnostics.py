@@ -213,6 +213,7 @@ class Diagnostics(WindowHandler):
         engine.state.findings = self.findings  # type: ignore[attr-defined]
         if idist.get_rank() == 0:
             self._sinks.write(report)
+        self._recorder.written()
 
 
 def scores(trainer: Engine, evaluator: Engine | None) -> dict[str, dict[str, float]]:

@@ -75,7 +75,10 @@ def test_what_comes_after_a_report_counts_for_the_next_one(clock: Clock) -> None
         clock.now += 2
         assert recorder.finish().cost == 2 / 12
         clock.now += 5  # the sinks
+        recorder.written()
     clock.now += 100  # an evaluation
+    with guarded(Owner(), "another model"):
+        clock.now += 50
     recorder.start()
     clock.now += 20
     assert recorder.finish().cost == 5 / 20
