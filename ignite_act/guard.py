@@ -69,6 +69,11 @@ def end(begun: bool) -> None:
         _clock.seconds += time.perf_counter() - _clock.begun
 
 
+def stop() -> None:
+    """Stops the clock where Ctrl-C has kept the end of a block from doing it."""
+    end(_clock.running)
+
+
 class guarded:  # noqa: N801 - used like a function
     """A block whose exceptions end here and whose time counts as the cost of watching.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.optim import Optimizer
 
+from ignite_act import guard
 from ignite_act.collect import Coverage
 from ignite_act.collect.loss import loss_of
 from ignite_act.findings import Finding
@@ -163,6 +164,7 @@ class DiagnosticsCallback(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leaves a partial report."""
+        guard.stop()
         self._end(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

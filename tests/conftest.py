@@ -1,6 +1,7 @@
 """Fixtures that several files use."""
 
 import os
+import random
 import shutil
 
 import pytest
@@ -16,6 +17,21 @@ def pytest_configure():
     """One thread for each: tests run side by side, and so do the programs that they start."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects by -m
+def pytest_collection_modifyitems(items):
+    """Of a test marked ``few(n)`` n cases, always the same ones, run by default, and the others with the slow tests."""
+    cases = {}
+    for item in items:
+        mark = item.get_closest_marker("few")
+        if mark is not None and item.get_closest_marker("slow") is None:
+            cases.setdefault((item.path, item.originalname, *mark.args), []).append(item)
+    for (_, name, number), found in cases.items():
+        kept = random.Random(name).sample(found, min(number, len(found)))
+        for item in found:
+            if item not in kept:
+                item.add_marker("slow")
 
 
 @pytest.fixture

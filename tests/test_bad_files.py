@@ -218,6 +218,7 @@ def assert_harmless(page, untouched):
         assert "<" not in json.dumps(figure)
 
 
+@pytest.mark.slow
 @examples(70)
 @given(mutations)
 @example([("summary.json", set_to(activation="\x1b[31m\ud83d"))])
@@ -237,6 +238,7 @@ def test_changed_files_are_compared_or_left_out(place, mutation):
     assert {path.name for path in runs.iterdir()} == {"digits", "comparison.csv", "comparison.json", "comparison.md"}
 
 
+@pytest.mark.slow
 @examples(35)
 @given(mutations)
 @example([("summary.json", set_to(activation="<script>alert(1)</script>"))])
@@ -253,6 +255,7 @@ def test_changed_files_do_no_harm_on_the_page(place, untouched, mutation):
     assert {path.name for path in runs.iterdir()} == {"digits", "report.html"}
 
 
+@pytest.mark.slow
 @examples(14)
 @given(st.lists(hostile, min_size=12, max_size=12))
 @example(12 * ["\x1b[31mred"])
@@ -308,6 +311,7 @@ def test_changed_files_are_inspected_or_refused(place, mutation):
     logging.getLogger("ignite_act.collect").handlers.clear()
 
 
+@pytest.mark.slow
 @examples(25)
 @given(st.sampled_from(FILES), st.binary(max_size=30) | st.sampled_from(CONTENTS))
 @example("summary.json", b"[" * 100_000)

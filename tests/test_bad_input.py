@@ -86,6 +86,7 @@ def loaded(path, overrides=()):
 # Configurations
 
 
+@pytest.mark.slow
 @examples(200)
 @given(mappings)
 def test_any_mapping(given_values):
@@ -217,6 +218,7 @@ likely_acts = st.builds(
 )
 
 
+@pytest.mark.slow
 @examples(400)
 @given(acts | likely_acts)
 @example("gelu:approximate=..")
@@ -409,6 +411,7 @@ def test_any_line_of_run(called, line):
     assert_ran_or_refused(called(line))
 
 
+@pytest.mark.slow
 @examples(40)
 @given(command_lines("check"), st.sampled_from([[], ["model.py:Net", "--steps", "1", "--batch-size", "4"]]))
 @example(["check", "--seed", str(2**70)], ["model.py:Net", "--steps", "1"])
@@ -430,6 +433,7 @@ def test_any_line_of_inspect(called, line, more):
     assert_ran_or_refused(called([*line, *more]))
 
 
+@pytest.mark.slow
 @examples(120)
 @given(st.sampled_from(["compare", "report", "activations"]).flatmap(command_lines))
 @example(["activations", "--plot", "\udcff.html"])

@@ -197,6 +197,7 @@ def command(*arguments):
 # What works
 
 
+@pytest.mark.slow
 def test_the_command(place):
     """The real command trains a model from the current directory and says what is wrong, quietly and without files."""
     before = sorted(place.rglob("*"))
@@ -214,6 +215,7 @@ def test_the_command(place):
     assert sorted(place.rglob("*")) == before
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     "target",
     [
@@ -240,6 +242,7 @@ def test_a_file_does_not_take_the_place_of_a_module(place):
     assert sys.modules["random"] is random
 
 
+@pytest.mark.slow
 def test_a_deep_stack_of_sigmoids(invoke):
     """The gradient that vanishes on its way back is the first finding, and names the first layer."""
     done = invoke("own_nets:sigmoids", "--fail-on", "error")
@@ -248,6 +251,7 @@ def test_a_deep_stack_of_sigmoids(invoke):
     assert "never did better than a constant" in words(done.stdout)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(("fail_on", "code"), [(None, 0), ("error", 0), ("warning", 3), ("info", 3)])
 def test_fail_on(invoke, fail_on, code):
     """A finding of that severity or a worse one is exit code 3 and a line; without the option findings are no error."""
@@ -258,6 +262,7 @@ def test_fail_on(invoke, fail_on, code):
     assert done.stdout.splitlines()[-1] == "findings       1 warning"
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("target", ["circles", "own_nets:floats", "own_nets:column", "own_nets:pair"])
 @pytest.mark.parametrize("model", ["own_nets:one", "own_nets:two"])
 def test_own_data(invoke, target, model):
@@ -305,6 +310,7 @@ def test_a_step_that_raises(invoke, model, said):
     assert global_hooks() == []
 
 
+@pytest.mark.slow
 def test_a_step_that_refuses_nan(place):
     """The finding names the layer and the step of the first NaN, although the step never ended."""
     done = command("own_nets:RefusesNaN")  # where nobody has set up logging

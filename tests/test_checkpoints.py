@@ -86,6 +86,7 @@ def test_damage_is_noticed(copied, damage):
     assert noticed > 100
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("damage", [truncated, flipped, zeroed])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_state_before_is_used(copied, straight, caplog, damage, seed):

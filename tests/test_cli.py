@@ -213,6 +213,7 @@ def test_config_with_override(invoke, tmp_path):
     assert (saved["hidden"], saved["max_epochs"]) == ([8], 1)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("style", ["module", "functional"])
 def test_all(invoke, tmp_path, style):
     """`--act all` trains every activation that the style has, and the last table has a row for each."""
@@ -365,6 +366,7 @@ def test_no_findings(invoke, found, acts):
     assert "findings" not in invoke("run", *TINY, *options, "--no-diagnostics", "--overwrite").stdout
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("fail_on", "severity", "code"),
     [

@@ -191,6 +191,7 @@ def pack(source, target):
         file.write(source.read_bytes())
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("folder", "put"),
     [
@@ -273,6 +274,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_damaged_files(four_files, offline, tmp_path, damage):
     """Damaged files are refused with their folder, never half-read or replaced by a download."""

@@ -349,6 +349,7 @@ RESUMED = {
 }
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("settings", RESUMED.values(), ids=RESUMED)
 def test_resume_is_exact(tmp_path, tiny, settings):
     """Three epochs and a resume to five equal five epochs in one go, bit for bit."""
@@ -413,6 +414,7 @@ def kill_in_save(monkeypatch, epoch):
     monkeypatch.setattr(torch, "save", save)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("kill", [kill_in_sink, kill_in_step, kill_in_save])
 @pytest.mark.parametrize("epoch", [1, 4])
 def test_killed_run_resumes_exactly(tmp_path, tiny, kill, epoch):
@@ -522,6 +524,7 @@ def test_overwrite(tmp_path, tiny):
     assert [event.step for event in recorded(again.directory).Scalars("loss/train")] == [1]
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize(
     ("name", "content"),
     [

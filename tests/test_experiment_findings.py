@@ -139,6 +139,7 @@ def kill_in_summary(patch):
     patch.setattr(experiment._Run, "_summary", die)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("kill", [kill_in_end, kill_in_sink_at_end, kill_in_summary])
 def test_a_run_killed_after_its_last_epoch(stuck, tmp_path, kill):
     """Resumed, it has the findings of the end, which was never judged, as if it had not been killed."""

@@ -166,7 +166,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any
     return result, [target for target in targets() if target.code in called]
 
 
-@pytest.mark.parametrize("share", [pytest.param(n, marks=[pytest.mark.slow] if n > 1 else []) for n in range(SHARES)])
+@pytest.mark.few(1)
+@pytest.mark.parametrize("share", range(SHARES))
 def test_no_failure_of_ours_is_felt_by_the_training(
     share: int, undisturbed: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

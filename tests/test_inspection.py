@@ -1,6 +1,7 @@
 """What a network looks like inside at one moment."""
 
 import copy
+import gc
 import json
 import math
 from dataclasses import replace
@@ -307,6 +308,7 @@ class Counting(nn.Module):
 
 def test_the_model_is_untouched():
     """Weights, buffers, gradients, modes, attributes, hooks and the random state stay as they are, bit by bit."""
+    gc.collect()  # what other tests have left
     torch.manual_seed(0)
     model = Counting()
     model.layers[0].weight.grad = torch.full((6, 4), 7.0)
@@ -508,6 +510,7 @@ def fashion(fashion_mnist, monkeypatch):
     return inspect
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("hidden", "dead"),
     [
@@ -523,6 +526,7 @@ def test_dead_neurons_of_fresh_relu_networks(fashion, hidden, dead):
     assert inspection.samples == {"gradients": 256, "activations": 1024, "dead_neurons": 50_000}
 
 
+@pytest.mark.slow
 def test_fresh_sigmoid_and_tanh(fashion):
     """A sigmoid's gradients vanish towards the input and its outputs gather at 1/2; a tanh's do neither."""
     sigmoid, tanh = fashion(act="sigmoid"), fashion(act="tanh")

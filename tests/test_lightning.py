@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import gc
 import importlib
 import logging
 import math
@@ -105,6 +106,11 @@ def fit(module: LightningModule, *callbacks: Callback, ckpt_path: Any = None, **
     own = trainer(*callbacks, **settings)
     own.fit(module, loader(), loader(batches(3, seed=1)), ckpt_path=ckpt_path)
     return own
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _nothing_is_left_by_others() -> None:
+    gc.collect()
 
 
 @pytest.fixture(autouse=True)

@@ -30,6 +30,8 @@ from ignite_act.report import EpochReport
 from ignite_act.sinks import JsonLinesSink, Sink, TensorBoardSink
 from ignite_act.sinks.json_lines import read_reports
 
+pytestmark = pytest.mark.slow
+
 FEATURES = 8
 
 
@@ -179,7 +181,6 @@ def test_an_epoch_stays_as_much_work(course: Course) -> None:
     assert late == pytest.approx(early, rel=0.02)
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_ten_thousand_epochs(tmp_path: Path) -> None:
     """10,000 epochs (100 s, or 250 s beside others): memory is flat, no file grows faster, no epoch is more work."""
@@ -327,16 +328,14 @@ def assert_linear(
     return report
 
 
-@pytest.mark.parametrize(
-    "style", ["functional", *(pytest.param(x, marks=pytest.mark.slow) for x in ("modules", "shared"))]
-)
+@pytest.mark.parametrize("style", ["functional", "modules", "shared"])
 def test_a_site_costs_what_a_site_costs(style: str, tmp_path: Path) -> None:
     """The work grows as the number of the sites, whether modules are called, one module many times, or functions."""
     report = assert_linear(STYLES[style], tmp_path)
     assert len(report.activations) == len(report.dead_neurons) == 400
 
 
-@pytest.mark.parametrize("model", [Broken, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (Dead, Idle))])
+@pytest.mark.parametrize("model", [Broken, Dead, Idle])
 def test_trouble_everywhere_costs_as_much_as_elsewhere(model: type[Modules], tmp_path: Path) -> None:
     """Also where every site has something wrong with it, the work grows as the number of the sites."""
     report = assert_linear(model, tmp_path, 50)
@@ -369,9 +368,9 @@ def test_measuring_that_fails_everywhere(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     "choice",
     [
-        pytest.param({}, marks=pytest.mark.slow),
+        {},
         {"sites": ("acts.*", "layers.*")},
-        pytest.param({"unit_dim": {"layers.*": 0, "acts": 0}}, marks=pytest.mark.slow),
+        {"unit_dim": {"layers.*": 0, "acts": 0}},
     ],
 )
 def test_a_module_with_many_names(choice: dict[str, Any], tmp_path: Path) -> None:
@@ -385,7 +384,6 @@ def test_a_module_with_many_names(choice: dict[str, Any], tmp_path: Path) -> Non
     assert list(report.activations) == [f"acts.{place}" for place in range(200)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("style", STYLES)
 def test_a_thousand_sites(style: str, tmp_path: Path) -> None:
     """A network with 1,000 sites is measured, judged and written in full, for four times the work of 250."""

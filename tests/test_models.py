@@ -151,6 +151,7 @@ def test_refused(act, parameters, style, message):
             make(act, parameters, style)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("hidden", "dead"),
     [

@@ -57,6 +57,7 @@ def inputs_of(make):
     return [(x, torch.randint(3, (8,))) for x in inputs]
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("value", VALUES, ids=str)
 @pytest.mark.parametrize("poison", POISONS)
 @pytest.mark.parametrize("make", MODELS)
@@ -93,6 +94,7 @@ def tag_of(report):
     return next(iter(report.gradients)).replace(".", "/")
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("value", VALUES, ids=str)
 @pytest.mark.parametrize("poison", [poison_gradient, poison_weight])
 @pytest.mark.parametrize("act", ["relu", "tanh"])  # tanh makes finite numbers of infinite ones

@@ -112,6 +112,7 @@ def test_import_is_light_and_silent(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_importing_everything_changes_nothing(tmp_path):
     """No module of the package has a side effect or a warning of its own: environment, torch, logging and signals."""
     code = (

@@ -18,6 +18,8 @@ from ignite_act.errors import UserError
 from ignite_act.experiment import run
 from ignite_act.sinks import read_reports
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 CAPTURED = {"capture_output": True, "text": True}
 TINY = {"hidden": (8,), "batch_size": 128, "lr": 0.05, "max_epochs": 3}
@@ -77,7 +79,6 @@ def test_statistics_are_those_of_one_process(two, one):
     assert_same_statistics(two[2], one, epochs=2)  # with this learning rate rounding grows from epoch to epoch
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"act": "tanh", "optimizer": "adam", "lr": 0.01, "accumulate": 2}])
 def test_so_is_the_summary(tmp_path, settings):
     """Where rounding does not grow, the last epoch and the summary are those of one process, too."""
@@ -113,7 +114,6 @@ def test_stopping_is_decided_together(two, one):
     assert summary(two[2])["stop"] == summary(one)["stop"] == "early_stopping"
 
 
-@pytest.mark.slow
 def test_torchrun(two, tmp_path):
     """torchrun starts the same experiment: the same bits."""
     other = together(tmp_path / "torchrun", two[1], "torchrun", launcher=TORCHRUN)
@@ -121,7 +121,6 @@ def test_torchrun(two, tmp_path):
     assert_equal(weights(tmp_path / "torchrun")[1], weights(two[0])[0])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("launcher", [[sys.executable, "-m", "ignite_act"], [*TORCHRUN, "-m", "ignite_act"]])
 def test_command_line(tmp_path, launcher):
     """Both ways work on the command line, and what is shown is shown once."""
@@ -133,7 +132,6 @@ def test_command_line(tmp_path, launcher):
     assert checkpoint(only_run(tmp_path))["run"]["settings"]["processes"] == 2
 
 
-@pytest.mark.slow
 def test_a_sweep(tmp_path):
     """Several runs are trained one after the other, each by all processes."""
     command = [sys.executable, "-m", "ignite_act", "run", "--hidden", "8", "--max-epochs", "1", "--batch-size", "128"]
@@ -157,7 +155,6 @@ def test_a_sweep(tmp_path):
 # What is lost, and what is not
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_process_is_killed(tmp_path, rank):
     """The others are ended at once, with an error that names it; what was done is resumed to the same bits."""
@@ -195,7 +192,6 @@ def started_by(process):
     return [int(child) for child in children if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_a_process_falls_silent(tmp_path, rank):
     """A process that hangs is given up after the stated time, here five seconds, and not waited for."""
@@ -227,7 +223,7 @@ def test_another_number_of_processes_is_refused(two, tmp_path):
         (["--nproc-per-node", "3"], "3 processes cannot share a batch of 32 samples equally"),
         (["--nproc-per-node", "257"], "Invalid value for '--nproc-per-node'"),
         (["--nproc-per-node", "2", "--jobs", "2"], "--nproc-per-node trains one run after the other"),
-        pytest.param(["--nproc-per-node", "2", "--act", "nosuch"], "unknown activation", marks=pytest.mark.slow),
+        (["--nproc-per-node", "2", "--act", "nosuch"], "unknown activation"),
     ],
 )
 def test_refused(tmp_path, options, said):
@@ -239,7 +235,6 @@ def test_refused(tmp_path, options, said):
     assert said in done.stderr
 
 
-@pytest.mark.slow
 def test_torchrun_refuses_a_sweep(tmp_path):
     """One of the processes says what torchrun cannot do here."""
     command = [*TORCHRUN, "-m", "ignite_act", "run", "--act", "relu", "--act", "tanh", "--output-dir", tmp_path]

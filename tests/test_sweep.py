@@ -44,6 +44,7 @@ def names(runs):
 # What makes variants comparable
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("style", ["module", "shared", "functional"])
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 def test_same_initial_weights(style, model):
@@ -115,12 +116,14 @@ def with_one_thread(tmp_path_factory):
     return {run.directory.parts[-2:]: scores(run) for run in runs}
 
 
+@pytest.mark.slow
 def test_side_by_side(with_one_thread, tmp_path, study):
     """Jobs side by side give the same runs and, with as many threads, the same numbers."""
     runs = sweep.plan(study(seeds=2), tmp_path, resume=True).run(jobs=max(2, os.cpu_count() or 1))
     assert {run.directory.parts[-2:]: scores(run) for run in runs} == with_one_thread
 
 
+@pytest.mark.slow
 def test_threads_are_divided(tmp_path, study, monkeypatch):
     """Every job has its share of the cores."""
 
@@ -342,6 +345,7 @@ def test_cluster(cluster, with_one_thread, tmp_path, study):
     assert {run.directory.parts[-2:]: scores(run) for run in runs} == with_one_thread
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # Dask's own
 def test_a_worker_that_dies(cluster, tmp_path, study, processes_die):
     """A worker that dies does not take the sweep along: what it trained becomes a failure, or is trained elsewhere."""
@@ -352,6 +356,7 @@ def test_a_worker_that_dies(cluster, tmp_path, study, processes_die):
     assert not runs["relu"].failed
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense", ""])
 def test_no_cluster(tmp_path, study, monkeypatch, address):
     """A cluster that does not answer is a user's error."""

@@ -34,6 +34,7 @@ def test_every_kind_is_in_every_part(part: str) -> None:
     assert len([case for case in cases(part) if case.healthy]) >= 12
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("case", one_of_each(cases("tuned")), ids=lambda case: case.name)
 def test_one_run_of_each_kind(case: Case) -> None:
     """The right kind comes first, at a layer that is to blame; a healthy run has no warning and no error."""

@@ -34,6 +34,7 @@ from ignite_act.collect.names import module_names
 from ignite_act.collect.scope import forward_kind
 from ignite_act.collect.structure import main_tensor, tensors_in
 from ignite_act.collect.torch_internals import (
+    SWITCH_GRADIENTS,
     is_compiling,
     is_recomputing,
     is_recording,
@@ -529,6 +530,8 @@ class _CallMode(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         global _calls
+        if func is SWITCH_GRADIENTS:  # at once: Ctrl-C in our code would leave them switched off
+            return func(*args, **(kwargs or {}))
         tap = None if is_compiling() else self._tap()
         if tap is None:
             return func(*args, **(kwargs or {}))

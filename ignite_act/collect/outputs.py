@@ -217,8 +217,8 @@ class OutputCollector(PassCollector):
         head.producer = self._maker(tensor)
         axes = [-1] if tensor.ndim < 3 else [-1, 1]
         rows = {axis: as_rows(tensor, axis).clone() for axis in axes}  # may be overwritten before backward
-        head.seen.append(torch.stack([_numbers_of(item) for item in rows.values()]))
         head.units = [item.shape[1] for item in rows.values()]
+        head.seen.append(torch.stack([_numbers_of(item) for item in rows.values()]))
         return rows
 
     def after_backward(self, look: _Look, place: str, rows: Mapping[int, Tensor], gradient: Tensor) -> None:

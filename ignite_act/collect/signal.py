@@ -81,9 +81,9 @@ class SignalCollector(PassCollector):
         values = local_part(values)
         if values.numel() == 0:
             return
-        row = self._names.setdefault(name, len(self._names))
         if self._sizes is None:
             self._sizes = Magnitude(self._room(), values.device)
+        row = self._names.setdefault(name, len(self._names))
         if row < self._sizes.rows and self._sizes.read_one(row, values, self._iteration):
             return
         values = values.detach()

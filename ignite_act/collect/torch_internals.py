@@ -38,6 +38,10 @@ class Piece(NamedTuple):
     sharded: bool
 
 
+SWITCH_GRADIENTS = torch._C._set_grad_enabled
+"""What `torch.no_grad` calls at its end, too, through the function modes."""
+
+
 def is_compiling() -> bool:
     """Whether this is no real forward: torch.compile, torch.export or torch.jit.trace is recording it."""
     return torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None

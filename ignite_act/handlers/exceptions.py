@@ -14,6 +14,8 @@ from typing import Any, cast
 
 from ignite.engine import Engine
 
+from ignite_act import guard
+
 logger = logging.getLogger(__name__)
 
 Listener = Callable[[Engine], None]
@@ -54,6 +56,7 @@ class _Telling:
         own = self._engine()
         if own is None:
             raise error
+        guard.stop()
         if not isinstance(error, GeneratorExit):  # an interrupted run that is given up: no error
             for known in list(_listeners.get(own, [])):
                 listener = known()

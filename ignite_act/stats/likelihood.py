@@ -99,6 +99,14 @@ class Likelihood(Statistic):
         """
         if isinstance(self.rows, Tensor) and self.rows.device != z.device:
             self.follow(z.device)
+        before = dict(vars(self))
+        try:
+            self._take_in(z, g, elements, reach)
+        except BaseException:  # Ctrl-C too: half a step says nothing of the loss
+            vars(self).update(before)
+            raise
+
+    def _take_in(self, z: Tensor, g: Tensor, elements: int, reach: tuple[float, float]) -> None:
         rows = read(z, g)
         number = max(elements // self.units, 1)
         scale = number / max(len(z), 1)

@@ -191,6 +191,7 @@ def left_behind(case: Case) -> list[object]:
     return [*found, *case.optimizer._optimizer_step_pre_hooks, *case.optimizer._optimizer_step_post_hooks]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("way", [*FIRST, *(slow(way) for way in WAYS if way not in FIRST)])
 def test_as_many_graphs_and_the_same_weights(way: Any) -> None:
     """Watching compiles nothing anew and changes no bit, whatever is compiled."""
@@ -207,6 +208,7 @@ def test_as_many_graphs_and_the_same_weights(way: Any) -> None:
 DURING = ["evaluation in the epoch", "evaluation afterwards", "cut short", "broken off", "several runs"]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("during", ["evaluation", "interrupted", *(slow(during) for during in DURING)])
 @pytest.mark.parametrize("way", [whole_model, slow(a_part)])
 def test_whatever_happens_to_the_run(way: Any, during: str) -> None:
@@ -275,6 +277,7 @@ BLIND = {
 }
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("kind", [FunctionalMLP, slow(SharedReLU)])
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_compiled_is_said(way: Any, kind: type[nn.Module]) -> None:
@@ -306,6 +309,7 @@ class Image(nn.Module):
         return self.pixels
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("end", ["stop", "exception", "garbage"])
 def test_nothing_stays_on_a_leaf(end: str) -> None:
     """A parameter that is the model's output bears no hook after watching, however it ends, and no growing number."""

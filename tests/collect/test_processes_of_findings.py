@@ -17,6 +17,8 @@ from torch.optim import SGD
 
 from ignite_act import Diagnostics
 
+pytestmark = pytest.mark.slow
+
 STEPS, BATCH, EPOCHS = 6, 32, 2
 
 

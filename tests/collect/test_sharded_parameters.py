@@ -15,6 +15,8 @@ from sharded_models import Net
 from sharding import CHOSEN, LAYERS, SAME_AS_ONE, SAME_AS_TORCH, Twin, sgd, steps, work
 from torch import multiprocessing
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def together(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:

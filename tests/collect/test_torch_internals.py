@@ -17,8 +17,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch._subclasses.functional_tensor import FunctionalTensor, FunctionalTensorMode
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
+from torch.overrides import TorchFunctionMode
 
 from ignite_act.collect.torch_internals import (
+    SWITCH_GRADIENTS,
     Piece,
     flat_pieces,
     is_distributed,
@@ -179,6 +181,20 @@ def test_nothing_is_imported_that_is_not_in_use() -> None:
     root = Path(__file__).parents[2]
     result = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_no_grad_switches_gradients_by_the_function_that_is_known() -> None:
+    seen = []
+
+    class Mode(TorchFunctionMode):
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(func)
+            return func(*args, **(kwargs or {}))
+
+    with Mode(), torch.no_grad():
+        pass
+    assert seen
+    assert set(seen) == {SWITCH_GRADIENTS}
 
 
 def test_why_a_tensor_cannot_be_read(mesh: DeviceMesh) -> None:

@@ -144,6 +144,7 @@ def run(make: Callable[[], nn.Module], optimizer: Callable[[Any], Optimizer], st
     }
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize(
     ("optimizer", "step"),
     [

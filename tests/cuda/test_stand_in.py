@@ -108,6 +108,7 @@ def train(recorder: EpochRecorder, model: nn.Module, x: Tensor, losses: str = "t
         recorder.record_loss(loss if losses == "tensors" else 0.5)
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("make", "losses"), [(mlp, "tensors"), (mlp, "numbers"), (convolutional, "tensors"), (attention, "tensors")]
 )

@@ -142,6 +142,7 @@ IDLE: dict[str, tuple[Callable[[], nn.Module], LossOf]] = {
 }
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("to_none", [True, False])
 @pytest.mark.parametrize("name", IDLE)
 def test_what_is_idle_is_no_error_while_the_rest_learns(name: str, to_none: bool) -> None:
@@ -238,6 +239,7 @@ def plain(model: Any, x: Tensor, y: Tensor, number: int) -> Tensor:
     return F.cross_entropy(model(x), y)
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize("name", CUTS)
 def test_what_cuts_the_first_layers_off_is_found(name: str) -> None:
     """The layers before the cut are named, the last of them first, by a warning while the rest learns, or an error."""
@@ -248,6 +250,7 @@ def test_what_cuts_the_first_layers_off_is_found(name: str) -> None:
         assert finding.severity in ("warning", "error")
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("name", ["detach", "no_grad", "zero"])
 @pytest.mark.parametrize("place", [1, 4])
 def test_a_cut_is_an_error_where_nothing_is_learned(name: str, place: int) -> None:

@@ -472,6 +472,7 @@ def test_an_ema_copy_inside_the_step_does_not_count() -> None:
     assert handler.result["layers.1"]["count"] == 2 * 8 * 6
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("end", ["whole", "terminated", "raised"])
 def test_engine_and_model_are_collected(end: str) -> None:
     """No handler keeps an engine or a model alive, however the run ended, and no hook stays behind."""

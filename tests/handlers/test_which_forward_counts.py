@@ -68,6 +68,7 @@ EVENTS = [Events.STARTED, Events.EPOCH_STARTED, Events.GET_BATCH_STARTED, Events
 EVENTS += [Events.ITERATION_STARTED, Events.ITERATION_COMPLETED, Events.EPOCH_COMPLETED, Own.FORWARD_COMPLETED]
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("gradients", [True, False])
 @pytest.mark.parametrize("mode", [True, False])
 @pytest.mark.parametrize("event", EVENTS, ids=lambda event: event.name)

@@ -102,6 +102,7 @@ def test_figures_say_only_what_plotly_knows(panels):
         go.Figure(data=panel["data"], layout=panel["layout"])
 
 
+@pytest.mark.slow
 def test_the_page(reader, page):
     """Every function is drawn and described; the switches are for functions and derivatives; softmax is named."""
     reader.read(page)
@@ -126,6 +127,7 @@ def registered(monkeypatch):
     monkeypatch.setattr("ignite_act.html.activations.ACTIVATIONS", registry.ACTIVATIONS)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("registered")
 def test_functions_of_users(reader, tmp_path):
     """A registered function is drawn with gaps where it has no value; one that fails is named; HTML stays text."""

@@ -113,6 +113,7 @@ def test_severities_are_told_apart_without_colour(opened):
     assert opened.run("return getComputedStyle(document.querySelector('.finding.over')).color") == grey
 
 
+@pytest.mark.slow
 def test_findings_are_dimmed_with_their_variant(opened):
     """A switch dims the findings of its variant, too."""
     label = next(label for label in opened.all(".switches label") if label.text == "tanh")
@@ -125,6 +126,7 @@ def test_findings_are_dimmed_with_their_variant(opened):
     assert opened.all(".finding.off") == []
 
 
+@pytest.mark.slow
 def test_paper_has_the_findings(reader, found):
     """A page with findings can be printed; the words stand without a background that printers leave out."""
     reader.open(found)
@@ -149,6 +151,7 @@ def test_updates_are_medians_of_the_reports(opened):
     assert all(map(opened.is_drawn, plots))
 
 
+@pytest.mark.slow
 def test_every_section_has_anchors_of_its_own(reader, runs, written, alter, make_finding):
     """Two comparisons on a page: links of each lead to figures of the same section, no anchor is there twice."""
     run(RunConfig(data="circles", batch_size=250, max_epochs=2, seed=1, device="cpu"), runs.parent, quiet=True)
@@ -165,6 +168,7 @@ def test_every_section_has_anchors_of_its_own(reader, runs, written, alter, make
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_nothing_found_is_said(reader, runs, written, alter):
     """Without a finding the page says so, and that this is about what was measured."""
     for place in runs.glob("*/seed-*"):

@@ -126,6 +126,7 @@ def test_dead_neurons(opened, networks):
     )
 
 
+@pytest.mark.slow
 def test_words_are_those_of_the_terminal(opened, networks):
     """The tables have the words of the terminal's, without the shapes, each row with its network."""
     opened.unfold()
@@ -159,6 +160,7 @@ def test_a_switch_hides_a_network_everywhere(opened):
     assert opened.console() == []
 
 
+@pytest.mark.slow
 def test_the_page_fits_a_phone(reader, inside):
     """Nothing is wider than the window of a phone."""
     phone = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": True}
@@ -169,6 +171,7 @@ def test_the_page_fits_a_phone(reader, inside):
     reader.wait(lambda: all(box["right"] <= 360 for box in reader.run(drawings)))
 
 
+@pytest.mark.slow
 def test_names_from_outside_stay_text(reader, networks, tmp_path):
     """Names of networks, layers, sites, places and reasons with HTML in them are shown as they are, and run nothing."""
     found = networks[0].inspection
@@ -208,6 +211,7 @@ def test_names_from_outside_stay_text(reader, networks, tmp_path):
     assert reader.all(".hoverlayer a, .xtick a") == []
 
 
+@pytest.mark.slow
 def test_before_and_after(reader, trained, tmp_path):
     """A run's page lays the trained network over the fresh one and says where the weights come from."""
     place = trained / "relu" / "seed-1"
@@ -221,6 +225,7 @@ def test_before_and_after(reader, trained, tmp_path):
     assert str(place / "checkpoints" / "best.pt") in reader.text()
 
 
+@pytest.mark.slow
 def test_one_network(reader, networks, tmp_path):
     """One network needs no switches."""
     reader.open(write_inspection(networks[:1], tmp_path / "inside.html"))
@@ -229,6 +234,7 @@ def test_one_network(reader, networks, tmp_path):
     assert reader.texts("h1") == ["Inside the network"]
 
 
+@pytest.mark.slow
 def test_odd_networks(reader, networks, tmp_path):
     """Gradients that are zero everywhere are named; networks without sites or finite numbers leave no empty figure."""
     subjects = [Subject(RunConfig(hidden=(16, 16), act=act)) for act in ("hardshrink:lambd=100", "identity")]
@@ -253,6 +259,7 @@ def test_odd_networks(reader, networks, tmp_path):
     assert reader.console() == []
 
 
+@pytest.mark.slow
 def test_two_data_sets(reader, networks, tmp_path):
     """Every data set has a section; the switches are for all of them."""
     (circles,) = inspect_subjects([Subject(RunConfig(data="circles", act="tanh"))])

@@ -28,6 +28,7 @@ def test_a_switch_hides_its_variant_everywhere_and_brings_it_back(opened):
     assert opened.all("tr.off") == []
 
 
+@pytest.mark.slow
 def test_a_switch_holds_for_figures_not_drawn_yet(reader, page):
     """A variant that is switched off stays away from figures that come into view later."""
     reader.open(page)
@@ -38,6 +39,7 @@ def test_a_switch_holds_for_figures_not_drawn_yet(reader, page):
     assert not any(1 in panel for panel in reader.run(VISIBLE))
 
 
+@pytest.mark.slow
 def test_one_button_shows_nothing_and_another_everything(opened):
     """The buttons beside the switches turn all variants off and on."""
     before = opened.run(VISIBLE)
@@ -48,6 +50,7 @@ def test_one_button_shows_nothing_and_another_everything(opened):
     assert opened.console() == []
 
 
+@pytest.mark.slow
 def test_what_is_left_fills_its_axis(opened):
     """Drawings of a quantity share one axis, which fits the variants that are shown."""
     ranges = "return [...document.querySelectorAll('.plot')].slice(4, 7).map((plot) => plot.layout.yaxis.range)"
@@ -61,6 +64,7 @@ def test_what_is_left_fills_its_axis(opened):
     assert first[0] <= alone[0] < alone[1] <= first[1]
 
 
+@pytest.mark.slow
 def test_the_slider_shows_another_epoch(opened):
     """The slider, moved by keyboard, changes all distributions and says which epoch is shown."""
     slider, output, last = opened.one("[type=range]"), opened.one(".slider output"), opened.traces(TITLE)
@@ -80,6 +84,7 @@ def test_the_slider_shows_another_epoch(opened):
     assert opened.traces(TITLE) == last
 
 
+@pytest.mark.slow
 def test_distributions_can_be_played(opened):
     """The button beside the slider goes through the epochs and stops at the last one."""
     button, output = opened.one(".slider button"), opened.one(".slider output")
@@ -89,6 +94,7 @@ def test_distributions_can_be_played(opened):
     assert output.text == "3"
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("width", [390, 768])
 def test_no_screen_is_too_narrow(opened, width):
     """On a phone and on a tablet nothing is wider than the screen but tables, which scroll by themselves."""
@@ -99,6 +105,7 @@ def test_no_screen_is_too_narrow(opened, width):
     assert opened.run("return document.documentElement.scrollWidth") == width
 
 
+@pytest.mark.slow
 def test_print_draws_everything(reader, page):
     """Printed before anything was scrolled into view, the page has all figures; afterwards it is as it was."""
     reader.open(page)
@@ -110,6 +117,7 @@ def test_print_draws_everything(reader, page):
     assert reader.all("details[open]") == []
 
 
+@pytest.mark.slow
 def test_paper_shows_everything_at_its_own_width(opened):
     """On paper no figure is too wide, tables are unfolded, and the switches are a key to what is shown."""
     opened.one("[data-switch='2']").click()

@@ -64,6 +64,7 @@ def test_names_from_outside_stay_text(reader, hostile):
     assert [name for name in (*HOSTILE, "<i>odd<i>") if name not in shown] == []
 
 
+@pytest.mark.slow
 def test_names_from_outside_stay_text_at_the_pointer(reader, hostile):
     """What a figure shows at the pointer is text, too."""
     reader.read(hostile)
@@ -107,6 +108,7 @@ def mixed(reader, patchwork):
     return reader
 
 
+@pytest.mark.slow
 def test_runs_with_nothing_in_common_make_a_page(mixed):
     """Whatever is missing or different, every figure is drawn and nothing goes wrong."""
     assert mixed.console() == []
@@ -119,6 +121,7 @@ def test_nan_is_a_gap(mixed, place):
     assert [value is None for value in mixed.line(*place, "relu").values()] == [False, True, False]
 
 
+@pytest.mark.slow
 def test_seeds_that_trained_longer_go_on_alone(mixed):
     """A mean ends where the first of its seeds stopped; the other goes on as a thin line, and the caption says so."""
     assert len(mixed.line(CURVES, "training loss", "tanh")) == 2
@@ -126,6 +129,7 @@ def test_seeds_that_trained_longer_go_on_alone(mixed):
     assert "Thin lines: single seeds that trained longer." in mixed.text()
 
 
+@pytest.mark.slow
 def test_what_did_not_learn_is_drawn_apart(mixed):
     """A run that did not start to learn while others did is a thin dotted line, and not in the mean."""
     traces, name = mixed.traces(CURVES)["training loss"], "leakyrelu-negative_slope=0.1"
@@ -142,6 +146,7 @@ def test_networks_may_differ(mixed):
     assert {trace["name"] for trace in figure["layers.2"]} - {None} == {"relu", "tanh"}
 
 
+@pytest.mark.slow
 def test_one_run_is_shown_alone(reader, runs, written):
     """A page of one run is about that network: one row, its figures, no switches, and it says that it is one run."""
     reader.read(written(runs / "relu" / "seed-1"))
@@ -156,6 +161,7 @@ def test_one_run_is_shown_alone(reader, runs, written):
     assert "This is one run: another seed gives another number." in reader.text()
 
 
+@pytest.mark.slow
 def test_failed_runs_are_named(reader, runs, written, fail):
     """A variant that failed has no curves, but a place in the verdict and, with its reason, in the list of runs."""
     for place in (*runs.glob("tanh/seed-*"), runs / "relu" / "seed-1"):
@@ -169,6 +175,7 @@ def test_failed_runs_are_named(reader, runs, written, fail):
     assert "the disk is full" in reader.text()
 
 
+@pytest.mark.slow
 def test_only_failed_runs_make_a_page(reader, runs, written, fail):
     """If every run failed, the page says so and what ran."""
     for place in runs.glob("*/seed-*"):
@@ -179,6 +186,7 @@ def test_only_failed_runs_make_a_page(reader, runs, written, fail):
     assert reader.all(".findings") == []
 
 
+@pytest.mark.slow
 def test_runs_without_diagnostics_have_learning_curves(reader, runs, written, alter):
     """Where nothing was measured inside, there is no empty figure, and the page says why."""
     nothing = {"gradients": {}, "activations": {}, "dead_neurons": {}, "coverage": {}}
@@ -191,6 +199,7 @@ def test_runs_without_diagnostics_have_learning_curves(reader, runs, written, al
     assert reader.all(".findings") == []
 
 
+@pytest.mark.slow
 def test_every_data_set_has_a_section(reader, runs, written):
     """Runs on two data sets make two sections under the same switches."""
     run(RunConfig(data="circles", batch_size=250, max_epochs=2, seed=1, device="cpu"), runs.parent, quiet=True)
@@ -200,6 +209,7 @@ def test_every_data_set_has_a_section(reader, runs, written):
     assert len(reader.all("[data-switch]")) == 3
 
 
+@pytest.mark.slow
 def test_what_cannot_be_read_is_said(reader, runs, written):
     """A run whose reports cannot be read, and one that has not ended, are named with the reason."""
     (runs / "relu" / "seed-1" / "epochs.jsonl").write_text("nonsense\nnonsense\n")

@@ -12,9 +12,22 @@ from real import library_cases, torchvision_cases
 from real.case import Case
 from real.training import Outcome, assert_activations, assert_dead, assert_gradients, train
 
+LARGE = {
+    "densenet121",
+    "efficientnet_b0",
+    "regnet_y_400mf",
+    "googlenet",
+    "fasterrcnn_mobilenet_v3_large",
+    "mobilenet_v2",
+}
+"""Those that take longest."""
 CASES = [
-    *(pytest.param(case, id=case.name) for case in (*library_cases.CASES, *torchvision_cases.CASES)),
-    *(pytest.param(case, id=f"whole {case.name}", marks=pytest.mark.slow) for case in torchvision_cases.SLOW),
+    pytest.param(case, id=prefix + case.name, marks=[pytest.mark.slow] if prefix or case.name in LARGE else [])
+    for prefix, cases in (
+        ("", (*library_cases.CASES, *torchvision_cases.CASES)),
+        ("whole ", torchvision_cases.SLOW),
+    )
+    for case in cases
 ]
 
 

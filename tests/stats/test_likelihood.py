@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from identical import assert_identical
 from torch import Tensor
 
 from ignite_act.stats.likelihood import FITS, GUESSES, Likelihood, as_rows, entropy, fits
@@ -351,6 +352,22 @@ def test_the_state_round_trips_in_the_middle_of_a_stream() -> None:
         for z, y in steps[1:]:
             likelihood.update(z, gradient(F.cross_entropy, z, y), z.numel(), ANYWHERE)
         assert likelihood.compute() == expected
+
+
+def test_a_step_that_is_interrupted_half_way_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    interrupted = Likelihood(CLASSES)
+    z, y = classes()
+    monkeypatch.setattr("ignite_act.stats.likelihood.soften", _ctrl_c)
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.update(z, gradient(F.cross_entropy, z, y), z.numel(), ANYWHERE)
+    assert_identical(interrupted.state_dict(), Likelihood(CLASSES).state_dict())
+    monkeypatch.undo()
+    interrupted.update(z, gradient(F.cross_entropy, z, y), z.numel(), ANYWHERE)
+    assert interrupted.compute() == judged(F.cross_entropy, (z, y))
+
+
+def _ctrl_c(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_the_fit_of_a_guess_is_a_cosine() -> None:

@@ -1,0 +1,85 @@
+"""Ctrl-C in any function of ours ends the training as anywhere else: nothing is logged, the numbers can be read."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from ignite.engine import Engine, Events
+from torch import nn
+
+import ignite_act
+from ignite_act import Diagnostics, guard
+
+OURS = str(Path(ignite_act.__file__).parent)
+STEPS = 3
+ELSEWHERE = ("__torch_function__", "_dropped")
+"""The way into the end of `torch.no_grad`; and what garbage calls, where Python itself loses an exception."""
+
+
+class CtrlC:
+    """Interrupts at one of the calls of functions of ours that are made while it is in place, as a signal does."""
+
+    def __init__(self, at: int | None) -> None:
+        self._at = at
+        self.calls = 0
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
+        code = frame.f_code
+        lost = code.co_flags & inspect.CO_GENERATOR or code.co_name in ELSEWHERE  # as a generator that is closed
+        if code.co_filename.startswith(OURS) and not lost:
+            self.calls += 1
+            if self.calls == self._at:
+                sys.settrace(None)
+                raise KeyboardInterrupt
+
+
+def train(ctrl_c: CtrlC, step: int) -> Diagnostics:
+    """Trains for two epochs; interrupts in one of the steps, counted from 1."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.LayerNorm(8), nn.Linear(8, 3))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    x, y = torch.randn(16, 4), torch.arange(16) % 3
+
+    def update(engine: Engine, batch: int) -> float:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    trainer = Engine(update)
+    diagnostics = Diagnostics(model, optimizer).attach(trainer)
+    trainer.add_event_handler(Events.ITERATION_STARTED(once=step), lambda: sys.settrace(ctrl_c))
+    trainer.add_event_handler(Events.ITERATION_COMPLETED(once=step), lambda: sys.settrace(None))
+    try:
+        with diagnostics:
+            trainer.run(range(STEPS), max_epochs=2)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        sys.settrace(None)
+    return diagnostics
+
+
+@pytest.mark.few(1)
+@pytest.mark.parametrize("start", range(1, 21))
+@pytest.mark.parametrize("step", [1, STEPS + 1])  # of the first window, which calibrates; and of another
+def test_ctrl_c_anywhere(caplog: pytest.LogCaptureFixture, step: int, start: int) -> None:
+    whole = CtrlC(None)
+    train(whole, step)
+    caplog.clear()
+    for at in range(start, whole.calls, 20):
+        diagnostics = train(CtrlC(at), step)
+        assert [record for record in caplog.records if record.name.startswith("ignite_act")] == []
+        assert torch.is_grad_enabled()
+        assert not guard.is_running()
+        assert diagnostics.report is not None
+        assert diagnostics.report.partial
+        assert diagnostics.report.epoch == (step - 1) // STEPS + 1
