@@ -77,6 +77,7 @@ def test_flat_intervals_are_where_autograd_is_exactly_zero(name: str, parameters
     assert torch.equal(slope == 0, inside(z, flat))
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize(("name", "parameters"), CASES)
 def test_saturated_intervals_are_where_the_derivative_is_small(name: str, parameters: dict[str, float | str]) -> None:
     """A value is saturated if and only if |f'| there is below 5 % of its maximum."""

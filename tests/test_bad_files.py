@@ -295,6 +295,7 @@ def test_hostile_names_do_no_harm_on_the_page(place, untouched, names):
     assert_shown_or_refused(call("compare", runs), left_out=0)
 
 
+@pytest.mark.slow
 @examples(25)
 @given(st.lists(st.tuples(st.sampled_from(FILES), changes()), min_size=1, max_size=2))
 @example([("config.yaml", set_to(versions={"\x1b]0;title": 5}))])

@@ -47,6 +47,7 @@ def python(*arguments, **environment):
 # Help
 
 
+@pytest.mark.few(3)
 @pytest.mark.parametrize(
     "arguments",
     [["--help"], ["run", "--help"], ["activations", "--help"], ["inspect", "--help"], ["--version"], ["-h"]],
@@ -213,7 +214,7 @@ def test_config_with_override(invoke, tmp_path):
     assert (saved["hidden"], saved["max_epochs"]) == ([8], 1)
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("style", ["module", "functional"])
 def test_all(invoke, tmp_path, style):
     """`--act all` trains every activation that the style has, and the last table has a row for each."""

@@ -88,6 +88,7 @@ def assert_said_once(messages, *parts):
 # A disk that is full, or that cannot be written
 
 
+@pytest.mark.slow
 def test_full_for_some_epochs(tmp_path, tiny, disk, at_epoch, caplog):
     """Training goes on without the files of two epochs, says once what it cannot write, and catches up afterwards."""
     config = tiny(max_epochs=6, patience=0, hidden=(16,) * 8)  # every write is larger than what is left of a page

@@ -510,7 +510,7 @@ def fashion(fashion_mnist, monkeypatch):
     return inspect
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hidden", "dead"),
     [

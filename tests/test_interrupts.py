@@ -68,7 +68,7 @@ def train(ctrl_c: CtrlC, step: int) -> Diagnostics:
     return diagnostics
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("start", range(1, 21))
 @pytest.mark.parametrize("step", [1, STEPS + 1])  # of the first window, which calibrates; and of another
 def test_ctrl_c_anywhere(caplog: pytest.LogCaptureFixture, step: int, start: int) -> None:

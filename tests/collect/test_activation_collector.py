@@ -49,6 +49,7 @@ def twin(model: nn.Sequential, inputs: list[Tensor]) -> dict[str, float]:
     }
 
 
+@pytest.mark.few(30)
 @pytest.mark.parametrize("inplace", [False, True])
 @pytest.mark.parametrize(
     "name", [name for name, entry in ACTIVATIONS.items() if entry.pointwise and name != "identity"]

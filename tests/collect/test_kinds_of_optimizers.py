@@ -149,6 +149,7 @@ SIMPLE: dict[str, tuple[Callable[[Any], Optimizer], Callable[[Optimizer, Backwar
 }  # fmt: skip
 
 
+@pytest.mark.few(16)
 @pytest.mark.parametrize("cleared", ["before", "after", "to zero", "never"])
 @pytest.mark.parametrize("name", SIMPLE)
 def test_a_step_is_one_step(name: str, cleared: str) -> None:

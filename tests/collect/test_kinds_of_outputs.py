@@ -180,6 +180,7 @@ HEADS: dict[str, tuple[Callable[[Any, Tensor, Tensor], Any], Callable[[Any, Tens
 }  # fmt: skip
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("separate", [False, True])
 def test_every_head_is_followed(name: str, separate: bool) -> None:

@@ -186,6 +186,7 @@ def assert_same_distributions(rows: dict[str, Any], expected: dict[str, Any]) ->
         assert sum(row["counts"]) == row["count"]
 
 
+@pytest.mark.slow
 def test_training_equals_one_process_over_the_same_samples(together, tmp_path: Path) -> None:
     """Gradients, activations and dead neurons of two processes are those of one with the whole batches."""
     expected = train(None, tmp_path)["reports"]

@@ -133,6 +133,7 @@ STAY: dict[str, Way] = {
 }
 
 
+@pytest.mark.few(60)
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("way", STAY)
 def test_channels_stay_units(way: str, memory: torch.memory_format) -> None:

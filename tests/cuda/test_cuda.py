@@ -242,6 +242,7 @@ def test_handlers(device: str, dtype: torch.dtype, reference: dict[str, Any]) ->
     assert set(own["metrics"]) == set(reference["metrics"])
 
 
+@pytest.mark.few(8)
 @pytest.mark.parametrize("scaled", [False, True], ids=["plain", "scaled"])
 @pytest.mark.parametrize("optimizer", ["sgd", "foreach", "fused"])
 def test_gradients_of_optimizers(device: str, dtype: torch.dtype, optimizer: str, scaled: bool) -> None:

@@ -108,7 +108,7 @@ def train(recorder: EpochRecorder, model: nn.Module, x: Tensor, losses: str = "t
         recorder.record_loss(loss if losses == "tensors" else 0.5)
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("make", "losses"), [(mlp, "tensors"), (mlp, "numbers"), (convolutional, "tensors"), (attention, "tensors")]
 )
@@ -121,6 +121,7 @@ def test_a_window_on_a_gpu(make: Make, losses: str, caplog: pytest.LogCaptureFix
             assert not caplog.messages
 
 
+@pytest.mark.slow
 def test_what_was_stored_goes_on_on_a_gpu(caplog: pytest.LogCaptureFixture) -> None:
     """A state is on the CPU; the window that goes on from it follows the model to the GPU."""
     model, x = mlp(CPU)

@@ -141,6 +141,7 @@ def test_scores_that_come_late() -> None:
     assert journal.end() == straight.end()
 
 
+@pytest.mark.slow
 def test_memory_is_bounded() -> None:
     """Two thousand reports leave few, without their histograms, and as much as fifty do; the best one is among them."""
     journal, sizes = Journal(), {}

@@ -165,6 +165,7 @@ NESTED = [
 ]
 
 
+@pytest.mark.few(18)
 @each_handler
 @pytest.mark.parametrize("event", NESTED, ids=lambda event: event.name)
 @pytest.mark.parametrize("first", [True, False])

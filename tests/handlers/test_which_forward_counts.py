@@ -184,6 +184,7 @@ def partly_in_eval(model: nn.Module) -> nn.Module:
     return model
 
 
+@pytest.mark.few(10)
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("aside", ASIDE)
 @pytest.mark.parametrize("watch", [lambda model: model, wrapped, wrapped_in_eval])

@@ -13,6 +13,7 @@ RIGHT_ENDS = """return [...document.querySelectorAll(".plot svg.main-svg")].map(
     svg.getBoundingClientRect().right - document.body.getBoundingClientRect().left)"""
 
 
+@pytest.mark.slow
 def test_a_switch_hides_its_variant_everywhere_and_brings_it_back(opened):
     """A switch takes one variant out of all figures and dims its rows; used again, by keyboard, it brings it back."""
     before, marks = opened.run(VISIBLE), len(opened.all(".plot svg .trace"))

@@ -115,6 +115,7 @@ def test_runs_with_nothing_in_common_make_a_page(mixed):
     assert all(map(mixed.is_drawn, mixed.all(".plot")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [(CURVES, "training loss"), (GRADIENTS, "layers.0")])
 def test_nan_is_a_gap(mixed, place):
     """A NaN in a report leaves a gap in the line, and the rest is drawn."""

@@ -19,6 +19,7 @@ LARGE = {
     "googlenet",
     "fasterrcnn_mobilenet_v3_large",
     "mobilenet_v2",
+    "mnasnet0_5",
 }
 """Those that take longest."""
 CASES = [

@@ -89,6 +89,7 @@ def test_the_histogram_covers_every_finite_value(name: str) -> None:
         assert name == "only NaN"
 
 
+@pytest.mark.few(50)
 @pytest.mark.parametrize("name", STREAMS)
 @pytest.mark.parametrize("cuts", [(0, 0), (1, 1), (1, 5), (5, 600), (600, 601)])
 def test_any_split_merges_to_the_whole(name: str, cuts: tuple[int, int]) -> None:

@@ -187,7 +187,7 @@ def test_a_gradient_that_has_a_graph():
     assert statistic.compute()[0]["mean_abs"] == 2.0
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["missing", "broken", "disabled"])
 def test_without_numba(how, tmp_path):
     """Where numba is missing, broken or switched off everything is measured all the same."""

@@ -153,6 +153,7 @@ OTHERS: dict[str, Loss] = {
 }
 
 
+@pytest.mark.few(18)
 @pytest.mark.parametrize("units", [2, 3, 10])
 @pytest.mark.parametrize("scale", [1.0, 0.1, 0.01])
 @pytest.mark.parametrize("name", ["absolute", "huber", "smooth", "squared", "summed squares", "log-cosh"])

@@ -157,6 +157,7 @@ HARD: dict[str, tuple[Loss, Twin]] = {
 }
 
 
+@pytest.mark.few(20)
 @pytest.mark.parametrize("stage", ["fresh", "half", "sure"])
 @pytest.mark.parametrize("name", HARD)
 def test_targets_of_one_class_equal_their_twin(name: str, stage: str) -> None:
@@ -272,6 +273,7 @@ UNKNOWN: dict[str, Loss] = {
 }
 
 
+@pytest.mark.few(19)
 @pytest.mark.parametrize("stage", ["fresh", "half", "sure"])
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_other_losses_have_no_loss_of_ours(name: str, stage: str) -> None:
@@ -340,6 +342,7 @@ def test_other_types_equal_their_twin(name: str, stage: str, dtype: torch.dtype)
         agrees(result, twin(steps, targets_of), rel=0.03)
 
 
+@pytest.mark.few(15)
 @pytest.mark.parametrize("stage", ["fresh", "half", "sure"])
 @pytest.mark.parametrize("units", [2, 3, 200])
 @pytest.mark.parametrize("name", ["plain", "sum", "a third ignored", "masked, mean of most", "labels on some"])
