@@ -1,7 +1,8 @@
 """Keeps what fails in a diagnostic away from the training, and adds up the time that watching takes.
 
 Everything of ours that runs in the user's forward, backward, optimizer step or event loop runs inside a `guarded`
-block. An exception ends there: the owner lists it in its coverage and logs it once, and the training goes on.
+block. An exception ends there: the owner lists it in its coverage and logs it once, and the training goes on. Inside
+such a block what belongs to another owner is in a ``try`` with `report_failure`, which costs nothing while all is well.
 """
 
 from __future__ import annotations
@@ -91,13 +92,14 @@ class guarded:  # noqa: N801 - used like a function
         self._what = what
 
     def __enter__(self) -> None:
-        self._outermost = begin()
+        self._outermost = not _clock.running and begin()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        end(self._outermost)
-        if not isinstance(error, Exception):
+        if self._outermost:
+            end(True)
+        if error is None or not isinstance(error, Exception):
             return False
         report_failure(self._owner, self._what, error)
         return True

@@ -41,7 +41,7 @@ from ignite_act.collect.torch_internals import (
     remove_function_mode,
     version,
 )
-from ignite_act.guard import guarded, is_running
+from ignite_act.guard import guarded, is_running, report_failure
 
 
 class _Site(NamedTuple):
@@ -279,10 +279,9 @@ class ForwardTap:
 
     def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Executes one torch function on behalf of the model, once, whatever fails around it."""
-        known, site = None, None
-        with self._guard:
-            known = recognised_call(function)
-            if known is not None:
+        known, site = recognised_call(function), None
+        if known is not None:
+            with self._guard:
                 site = self._site_of(known, function, args, kwargs)
         result = function(*args, **kwargs)
         with self._guard:
@@ -375,11 +374,13 @@ class ForwardTap:
         """The observers for which a forward of a module, the outermost one that is called, counts."""
         kind, wanting = None, []
         for observer in self._alive():
-            with guarded(observer, "some forwards"):
+            try:
                 if observer.is_open():
                     kind = forward_kind(module) if kind is None else kind
                     if observer.wants_forward(kind):
                         wanting.append(observer)
+            except Exception as error:
+                report_failure(observer, "some forwards", error)
         return tuple(wanting)
 
     def give_up(self, what: str, reason: str, *, in_call: bool = False) -> None:
@@ -461,11 +462,13 @@ class _InCall:
 
 def _tell(observers: tuple[SiteObserver, ...], call: SiteCall) -> None:
     for observer in observers:
-        with guarded(observer, "some activations"):
+        try:
+            observer.observe(call)
+        except Exception as error:
             try:
-                observer.observe(call)
-            except Exception as error:
                 observer.fail(call.key, error)
+            except Exception as another:
+                report_failure(observer, "some activations", another)
 
 
 _numbers: weakref.WeakKeyDictionary[nn.Module, int] = weakref.WeakKeyDictionary()

@@ -15,7 +15,7 @@ from torch import nn
 
 from ignite_act import guard
 from ignite_act.collect.torch_internals import is_compiling, register_forward_hook, register_forward_pre_hook
-from ignite_act.guard import guarded
+from ignite_act.guard import report_failure
 
 
 class CallWatcher(Protocol):
@@ -104,8 +104,10 @@ def _enter(module: nn.Module, args: tuple[Any, ...]) -> None:
         for own in _watchers:
             watcher = own()
             if watcher is not None:
-                with guarded(watcher, "some forwards"):
+                try:
                     watcher.enter(module, args)
+                except Exception as error:
+                    report_failure(watcher, "some forwards", error)
     finally:
         guard.end(begun)
 
@@ -119,7 +121,9 @@ def _leave(module: nn.Module, args: tuple[Any, ...], *rest: Any) -> None:
         for own in _watchers:
             watcher = own()
             if watcher is not None:
-                with guarded(watcher, "some forwards"):
+                try:
                     watcher.leave(module, args, kwargs, rest[-1])
+                except Exception as error:
+                    report_failure(watcher, "some forwards", error)
     finally:
         guard.end(begun)

@@ -21,7 +21,7 @@ from ignite_act.collect.torch_internals import (
     is_nested_step,
     step_pre_hooks_after,
 )
-from ignite_act.guard import guarded
+from ignite_act.guard import guarded, report_failure
 
 
 class StepObserver(Protocol):
@@ -113,8 +113,10 @@ def _tell(event: str, optimizer: Optimizer) -> None:
     for own in _observers:
         observer = own()
         if observer is not None:
-            with guarded(observer, "some steps"):
+            try:
                 getattr(observer, event)(optimizer)
+            except Exception as error:
+                report_failure(observer, "some steps", error)
 
 
 def _is_inside_itself(optimizer: Optimizer) -> bool:

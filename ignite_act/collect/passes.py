@@ -24,7 +24,7 @@ from ignite_act.collect.torch_internals import (
     why_unreadable,
     without_functions,
 )
-from ignite_act.guard import guarded
+from ignite_act.guard import report_failure
 
 
 class Place(NamedTuple):
@@ -61,6 +61,7 @@ class PassTap:
     def __init__(self, model: nn.Module) -> None:
         self._model = weakref.ref(model)
         self._places: dict[int, Place] = {}
+        self._inner: set[int] = set()  # ids of the parts whose forwards begin none of the whole model
         self._observers: list[weakref.ref[PassCollector]] = []
         self._live: tuple[PassCollector, ...] = ()
         self._closely: tuple[PassCollector, ...] = ()  # those of them that want every layer of this forward
@@ -118,7 +119,7 @@ class PassTap:
         """Looks at the model's modules anew."""
         model = self._model()
         self._end_pass()
-        self._places = {}
+        self._places, self._inner = {}, set()
         self._wholes = {id(part): weakref.ref(part) for part in _whole_parts(model)} if model is not None else {}
         self.compiled = ""
         shapes = {key: len(piece.shape) for key, piece in flat_pieces(model).items()} if model is not None else {}
@@ -130,19 +131,25 @@ class PassTap:
             if has_weight or module is model or single:
                 name = names[0] or type(module).__name__
                 self._places[id(module)] = Place(weakref.ref(module), name, has_weight)
+            if module is not model and id(module) not in self._wholes and compiled_module(module) is None:
+                self._inner.add(id(module))
             if compiles_itself(module) or compiled_module(module) is not None:
                 self.compiled = "it is compiled (torch.compile): calls inside are not seen"
 
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """A forward begins; only one of the whole model matters."""
+        if self.in_pass and id(module) in self._inner:
+            return
         if not self._begins_pass(module) or is_recomputing():
             return
         self._live, self.in_pass, self._closely = self._wanting(module), True, ()
         self._owner, self._inside = weakref.ref(module), False
         for observer in self._live:
-            with guarded(observer, "some forwards"):
+            try:
                 if observer.begin_pass():
                     self._closely += (observer,)
+            except Exception as error:
+                report_failure(observer, "some forwards", error)
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         """A module has been called; after an exception nothing came out."""
@@ -173,17 +180,21 @@ class PassTap:
         owns_pass: bool,
     ) -> None:
         with without_functions():
-            result = main_tensor(output)
-            given = main_tensor(args) if args else main_tensor(tuple(kwargs.values()))
+            result = output if isinstance(output, Tensor) else main_tensor(output)
+            given = args[0] if args else None
+            if not isinstance(given, Tensor) or not given.is_floating_point():
+                given = main_tensor(args or tuple(kwargs.values()))
             call = ModelCall(tensors_in((*args, kwargs)), tensors_in(output)) if owns_pass else None
             for observer in observers:
-                with guarded(observer, "some forwards"):
+                try:
                     observer.after(place, given, result, call)
+                except Exception as error:
+                    report_failure(observer, "some forwards", error)
 
     def _begins_pass(self, module: nn.Module) -> bool:
         """Whether a call is one of the whole model: of itself, of its compiled version, of a part with all weights."""
         is_model = module is self._model()
-        is_compiled = self._is_compiled(module)
+        is_compiled = compiled_module(module) is not None and self._is_compiled(module)
         if not self.in_pass:
             return is_model or is_compiled or self._is_whole(module)
         owner = self._owner()  # if it is called again, its last call was broken off (Ctrl-C)
@@ -218,11 +229,13 @@ class PassTap:
             observer = own()
             if observer is None:
                 continue
-            with guarded(observer, "some forwards"):
+            try:
                 if observer.is_open():
                     kind = forward_kind(unwrap(module)) if kind == NOTHING_YET else kind
                     if observer.wants_pass(kind):
                         wanting.append(observer)
+            except Exception as error:
+                report_failure(observer, "some forwards", error)
         return tuple(wanting)
 
 
@@ -247,13 +260,14 @@ class PassCollector(Collector):
 
     def after(self, place: Place, given: Tensor | None, result: Tensor | None, call: ModelCall | None) -> None:
         """Takes in one call; ``call`` is that of the whole model."""
+        if result is not None and not place.has_weight and call is None:
+            self.after_part(place.name, given, result)
+            return
         if result is not None and (reason := why_unreadable(result)):
             self.skip(place.name, reason)
             return
         if result is not None and place.has_weight:
             self.after_layer(place.name, given, result)
-        elif result is not None and call is None:
-            self.after_part(place.name, given, result)
         if call is not None:
             self.after_model(call)
 
@@ -269,7 +283,7 @@ class PassCollector(Collector):
         """A module that owns a weight has been called."""
 
     def after_part(self, name: str, given: Tensor | None, result: Tensor) -> None:
-        """A module without submodules that owns no weight has been called."""
+        """A module without submodules that owns no weight has been called; what came out may have no values."""
 
     @abstractmethod
     def after_model(self, call: ModelCall) -> None:

@@ -225,6 +225,12 @@ def is_partial(tensor: Tensor) -> bool:
     return any(placement.is_partial() and size > 1 for placement, size in _placements(tensor))
 
 
+def is_plain(tensor: Tensor) -> bool:
+    """Whether a tensor is one of torch's own with values, as nearly all are."""
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor) or torch._is_functional_tensor(tensor)
+    return type(tensor) in _PLAIN and not tensor.is_meta and not wrapped
+
+
 def is_wrapped(tensor: Tensor) -> bool:
     """Whether a tensor lives inside a transform of ``torch.func`` (``vmap``, ``grad``, ...) and ends with it."""
     return torch._C._functorch.is_functorch_wrapped_tensor(tensor)
@@ -244,6 +250,8 @@ def is_unreadable(tensor: Tensor) -> bool:
 
 def why_unreadable(tensor: Tensor) -> str:
     """Why the values of a tensor cannot be read and kept; empty if they can."""
+    if is_plain(tensor):
+        return ""
     if is_wrapped(tensor):
         return "it lives inside a function transform (torch.func)"
     return "it has no values: it is on the meta device, or a stand-in for a tensor" if is_unreadable(tensor) else ""
