@@ -65,7 +65,7 @@ def begin() -> bool:
 
 def end(begun: bool) -> None:
     """Adds the time since `begin`, whose answer is given back."""
-    if begun:
+    if begun and _clock.running:
         _clock.running = False
         _clock.seconds += time.perf_counter() - _clock.begun
 
@@ -92,14 +92,13 @@ class guarded:  # noqa: N801 - used like a function
         self._what = what
 
     def __enter__(self) -> None:
-        self._outermost = not _clock.running and begin()
+        self._outermost = begin()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        if self._outermost:
-            end(True)
-        if error is None or not isinstance(error, Exception):
+        end(self._outermost)
+        if not isinstance(error, Exception):
             return False
         report_failure(self._owner, self._what, error)
         return True

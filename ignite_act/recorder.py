@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from typing_extensions import Self
 
+from ignite_act import guard
 from ignite_act.collect import (
     ActivationCollector,
     Collector,
@@ -239,6 +240,7 @@ class EpochRecorder:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        guard.stop()
         self.stop()
 
     def state_dict(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from ignite_act.collect.torch_internals import remove_function_mode
 from ignite_act.findings.rules import RULES
 from ignite_act.sinks import ConsoleSink, JsonLinesSink, TensorBoardSink
 
-PARTS = ("collect", "findings", "recorder", "report", "sinks", "stats", "handlers")
+PARTS = ("activations", "collect", "findings", "recorder", "report", "sinks", "stats", "handlers")
 SHELLS = {  # what torch and Ignite call: each does nothing but call the rest, guarded
     "ignite_act.collect.hooks", "ignite_act.collect.torch_internals", "ignite_act.handlers.stepping",
 }  # fmt: skip
@@ -146,7 +146,7 @@ def equal(one: Any, other: Any) -> bool:
 
 
 SHARES = 16
-"""Parts that the functions are dealt out to; the default suite takes the first ones."""
+"""Parts that the functions are dealt out to."""
 MOST_LINES = 24
 """Of the log, for one function that fails: one for each site or layer of each of two handlers."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import sys
 from pathlib import Path
@@ -10,12 +11,12 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 from torch import nn
 
 import ignite_act
-from ignite_act import Diagnostics, guard
+from ignite_act import Diagnostics, EpochRecorder, guard
+from ignite_act.testing import batches, make_trainer
 
 OURS = str(Path(ignite_act.__file__).parent)
 STEPS = 3
@@ -45,26 +46,13 @@ def train(ctrl_c: CtrlC, step: int) -> Diagnostics:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.LayerNorm(8), nn.Linear(8, 3))
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
-    x, y = torch.randn(16, 4), torch.arange(16) % 3
-
-    def update(engine: Engine, batch: int) -> float:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(x), y)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    trainer = Engine(update)
+    trainer = make_trainer(model, optimizer)
     diagnostics = Diagnostics(model, optimizer).attach(trainer)
     trainer.add_event_handler(Events.ITERATION_STARTED(once=step), lambda: sys.settrace(ctrl_c))
     trainer.add_event_handler(Events.ITERATION_COMPLETED(once=step), lambda: sys.settrace(None))
-    try:
-        with diagnostics:
-            trainer.run(range(STEPS), max_epochs=2)
-    except KeyboardInterrupt:
-        pass
-    finally:
-        sys.settrace(None)
+    with contextlib.suppress(KeyboardInterrupt), diagnostics:
+        trainer.run(batches(STEPS), max_epochs=2)
+    sys.settrace(None)
     return diagnostics
 
 
@@ -85,3 +73,11 @@ def test_ctrl_c_anywhere(caplog: pytest.LogCaptureFixture, step: int, start: int
         ctrl_c = CtrlC(at)
         diagnostics = train(ctrl_c, step)
     assert at > 500
+
+
+def test_the_cost_stops_with_a_plain_loop() -> None:
+    """Ctrl-C where a measurement ends leaves its clock running; the recorder's end stops it."""
+    with contextlib.suppress(KeyboardInterrupt), EpochRecorder(nn.Linear(2, 2)):
+        guard.begin()
+        raise KeyboardInterrupt
+    assert not guard.is_running()

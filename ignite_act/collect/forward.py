@@ -279,9 +279,10 @@ class ForwardTap:
 
     def call(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Executes one torch function on behalf of the model, once, whatever fails around it."""
-        known, site = recognised_call(function), None
-        if known is not None:
-            with self._guard:
+        known, site = None, None
+        with self._guard:
+            known = recognised_call(function)
+            if known is not None:
                 site = self._site_of(known, function, args, kwargs)
         result = function(*args, **kwargs)
         with self._guard:

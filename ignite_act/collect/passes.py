@@ -61,7 +61,7 @@ class PassTap:
     def __init__(self, model: nn.Module) -> None:
         self._model = weakref.ref(model)
         self._places: dict[int, Place] = {}
-        self._inner: set[int] = set()  # ids of the parts whose forwards begin none of the whole model
+        self._inner: set[int] = set()  # ids of the modules inside whose calls never begin a forward of the model
         self._observers: list[weakref.ref[PassCollector]] = []
         self._live: tuple[PassCollector, ...] = ()
         self._closely: tuple[PassCollector, ...] = ()  # those of them that want every layer of this forward
@@ -180,10 +180,8 @@ class PassTap:
         owns_pass: bool,
     ) -> None:
         with without_functions():
-            result = output if isinstance(output, Tensor) else main_tensor(output)
-            given = args[0] if args else None
-            if not isinstance(given, Tensor) or not given.is_floating_point():
-                given = main_tensor(args or tuple(kwargs.values()))
+            result = main_tensor(output)
+            given = main_tensor(args) if args else main_tensor(tuple(kwargs.values()))
             call = ModelCall(tensors_in((*args, kwargs)), tensors_in(output)) if owns_pass else None
             for observer in observers:
                 try:
@@ -194,7 +192,7 @@ class PassTap:
     def _begins_pass(self, module: nn.Module) -> bool:
         """Whether a call is one of the whole model: of itself, of its compiled version, of a part with all weights."""
         is_model = module is self._model()
-        is_compiled = compiled_module(module) is not None and self._is_compiled(module)
+        is_compiled = self._is_compiled(module)
         if not self.in_pass:
             return is_model or is_compiled or self._is_whole(module)
         owner = self._owner()  # if it is called again, its last call was broken off (Ctrl-C)
@@ -260,14 +258,13 @@ class PassCollector(Collector):
 
     def after(self, place: Place, given: Tensor | None, result: Tensor | None, call: ModelCall | None) -> None:
         """Takes in one call; ``call`` is that of the whole model."""
-        if result is not None and not place.has_weight and call is None:
-            self.after_part(place.name, given, result)
-            return
         if result is not None and (reason := why_unreadable(result)):
             self.skip(place.name, reason)
             return
         if result is not None and place.has_weight:
             self.after_layer(place.name, given, result)
+        elif result is not None and call is None:
+            self.after_part(place.name, given, result)
         if call is not None:
             self.after_model(call)
 
@@ -283,7 +280,7 @@ class PassCollector(Collector):
         """A module that owns a weight has been called."""
 
     def after_part(self, name: str, given: Tensor | None, result: Tensor) -> None:
-        """A module without submodules that owns no weight has been called; what came out may have no values."""
+        """A module without submodules that owns no weight has been called."""
 
     @abstractmethod
     def after_model(self, call: ModelCall) -> None:

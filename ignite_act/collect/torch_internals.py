@@ -39,7 +39,7 @@ class Piece(NamedTuple):
 
 
 SWITCH_GRADIENTS = torch._C._set_grad_enabled
-"""What `torch.no_grad` calls at its end, too, through the function modes."""
+"""The function that `torch.no_grad` calls as it begins and as it ends, through the function modes."""
 
 
 def is_compiling() -> bool:
@@ -226,9 +226,10 @@ def is_partial(tensor: Tensor) -> bool:
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor is one of torch's own with values, as nearly all are."""
-    wrapped = torch._C._functorch.is_functorch_wrapped_tensor(tensor) or torch._is_functional_tensor(tensor)
-    return type(tensor) in _PLAIN and not tensor.is_meta and not wrapped
+    """Whether a tensor is of torch's own types and has values, as nearly all are and do."""
+    if type(tensor) not in _PLAIN or is_wrapped(tensor):
+        return False
+    return not tensor.is_meta and not torch._is_functional_tensor(tensor)
 
 
 def is_wrapped(tensor: Tensor) -> bool:

@@ -118,14 +118,6 @@ WAYS = [whole_model, in_place, own_method, a_part, a_function_around_it, the_los
 WAYS += [the_optimizer, model_and_optimizer, model_and_loss, the_whole_step]
 
 
-FIRST = [whole_model, a_part, the_optimizer, the_whole_step]
-"""One for each place where code can be compiled."""
-
-
-def slow(value: Any) -> Any:
-    return pytest.param(value, marks=pytest.mark.slow)
-
-
 def make(way: Callable[[Case, Compile], Case], backend: str = "eager", kind: type[nn.Module] = FunctionalMLP) -> Case:
     torch.manual_seed(0)
     model = kind()
@@ -192,7 +184,7 @@ def left_behind(case: Case) -> list[object]:
 
 
 @pytest.mark.few(1)
-@pytest.mark.parametrize("way", [*FIRST, *(slow(way) for way in WAYS if way not in FIRST)])
+@pytest.mark.parametrize("way", WAYS)
 def test_as_many_graphs_and_the_same_weights(way: Any) -> None:
     """Watching compiles nothing anew and changes no bit, whatever is compiled."""
     plain, watched = make(way), make(way)
@@ -205,12 +197,13 @@ def test_as_many_graphs_and_the_same_weights(way: Any) -> None:
     assert left_behind(watched) == []
 
 
-DURING = ["evaluation in the epoch", "evaluation afterwards", "cut short", "broken off", "several runs"]
+DURING = ["evaluation", "interrupted", "evaluation in the epoch", "evaluation afterwards", "cut short", "broken off"]
+DURING += ["several runs"]
 
 
 @pytest.mark.few(1)
-@pytest.mark.parametrize("during", ["evaluation", "interrupted", *(slow(during) for during in DURING)])
-@pytest.mark.parametrize("way", [whole_model, slow(a_part)])
+@pytest.mark.parametrize("during", DURING)
+@pytest.mark.parametrize("way", [whole_model, a_part])
 def test_whatever_happens_to_the_run(way: Any, during: str) -> None:
     """Evaluations, cut windows, interrupts, exceptions and further runs cost no graph more than without us."""
     plain, watched = make(way), make(way)
@@ -235,7 +228,8 @@ def test_training_goes_on_unwatched() -> None:
     assert counters["stats"]["unique_graphs"] <= before + 1
 
 
-@pytest.mark.parametrize("way", [whole_model, slow(a_part)])
+@pytest.mark.few(1)
+@pytest.mark.parametrize("way", [whole_model, a_part])
 def test_behind_aot_autograd(way: Any) -> None:
     """With the backend that traces backward, too, nothing is compiled anew and no bit changes."""
     plain, watched = make(way, "aot_eager"), make(way, "aot_eager")
@@ -278,7 +272,7 @@ BLIND = {
 
 
 @pytest.mark.few(3)
-@pytest.mark.parametrize("kind", [FunctionalMLP, slow(SharedReLU)])
+@pytest.mark.parametrize("kind", [FunctionalMLP, SharedReLU])
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_compiled_is_said(way: Any, kind: type[nn.Module]) -> None:
     """Of everything that compiled code hides, the coverage says so in one line, functional calls included."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -118,6 +119,22 @@ def test_function_transforms() -> None:
         torch.func.vmap(model)(X.view(3, 2, 4))
         assert collector.finish() == {}
     assert all("torch.func" in reason for reason in collector.coverage.unseen.values())
+
+
+def test_a_function_that_has_no_hash() -> None:
+    """A library may send any callable through torch's function modes: it is executed, and what failed is said."""
+
+    @dataclass
+    class Halved:  # instances are compared by value, so that they cannot be hashed
+        factor: float = 0.5
+
+        def __call__(self, x: Tensor) -> Tensor:
+            if overrides.has_torch_function((x,)):
+                return overrides.handle_torch_function(self, (x,), x)
+            return x * self.factor
+
+    dead = assert_same_gradients(Parts(lambda part, x: Halved()(part(x))))
+    assert "TypeError: unhashable type: 'Halved'" in dead.coverage.unseen.values()
 
 
 def test_an_interrupt_in_the_forward() -> None:
