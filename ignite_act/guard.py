@@ -2,7 +2,7 @@
 
 Everything of ours that runs in the user's forward, backward, optimizer step or event loop runs inside a `guarded`
 block. An exception ends there: the owner lists it in its coverage and logs it once, and the training goes on. Inside
-such a block what belongs to another owner is in a ``try`` with `report_failure`, which costs nothing while all is well.
+such a block, a ``try`` with `report_failure` does the same for another owner, and costs nothing while all is well.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def end(begun: bool) -> None:
 
 
 def stop() -> None:
-    """Stops the clock where Ctrl-C has kept the end of a block from doing it."""
+    """Stops the clock if Ctrl-C kept a block from stopping it."""
     end(_clock.running)
 
 

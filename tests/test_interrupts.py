@@ -21,7 +21,8 @@ from ignite_act.testing import batches, make_trainer
 OURS = str(Path(ignite_act.__file__).parent)
 STEPS = 3
 ELSEWHERE = ("__torch_function__", "_dropped")
-"""The way into the end of `torch.no_grad`; and what garbage calls, where Python itself loses an exception."""
+"""Not interrupted: the way into the end of `torch.no_grad`, and what is called when garbage is collected, where Python
+itself loses an exception."""
 
 
 class CtrlC:

@@ -20,7 +20,7 @@ HERE = Path(__file__).parent
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kills", [6, pytest.param(40, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [6, 40])
 def test_killed_runs(tmp_path, kills):
     """Whatever SIGKILL strikes, the resumed run ends as the one that was left alone: nothing is lost, nothing is twice.
 

@@ -108,7 +108,7 @@ def no_gradient(history: History) -> Iterator[Finding]:
     frozen = [name for name in history.layers if updates.get(name) and not updates[name]["trainable"]]
     for names, reason in (
         (frozen, "frozen: requires_grad is False"),
-        (unused, "never called in a forward"),
+        (unused, "no forward was seen to call it"),
         (idle, "called, but the loss does not depend on it"),
     ):
         if names and not used:
