@@ -162,6 +162,7 @@ def study_file(tmp_path_factory):
     return tmp_path_factory.mktemp("study") / "study.yaml"
 
 
+@pytest.mark.slow
 @examples(250)
 @given(contents)
 @example(BOMB.encode() + b"\nhidden: *a11\n")
@@ -397,6 +398,7 @@ def assert_ran_or_refused(done, codes=(0, 2)):
         assert line.isprintable() or "\\" in line
 
 
+@pytest.mark.slow
 @examples(120)
 @given(command_lines("run", "--hidden", "4"))
 @example(["run", "--hidden", "4", "--every", str(10**30), "--batch-size", str(10**30), "--patience", str(10**30)])

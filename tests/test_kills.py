@@ -43,12 +43,13 @@ def test_killed_runs(tmp_path, kills):
     assert scaled["scaler"]["scale"] > 1
 
 
-@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 2])
 @pytest.mark.parametrize(
     ("number", "code", "said"),
     [
         (signal.SIGINT, 130, "interrupted"),
-        pytest.param(signal.SIGTERM, 143, "terminated", marks=pytest.mark.slow),
+        (signal.SIGTERM, 143, "terminated"),
     ],
 )
 def test_ends_cleanly(tmp_path, number, code, said, jobs):

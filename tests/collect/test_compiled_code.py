@@ -228,7 +228,7 @@ def test_training_goes_on_unwatched() -> None:
     assert counters["stats"]["unique_graphs"] <= before + 1
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("way", [whole_model, a_part])
 def test_behind_aot_autograd(way: Any) -> None:
     """With the backend that traces backward, too, nothing is compiled anew and no bit changes."""

@@ -56,6 +56,7 @@ def opened(reader, found):
     return reader
 
 
+@pytest.mark.slow
 def test_findings_are_at_the_top_in_words(opened):
     """Between verdict and tables: severity, where, in which runs, since when, value beside threshold, harm, advice."""
     first, *others = opened.texts(".finding")

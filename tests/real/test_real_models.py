@@ -20,6 +20,8 @@ LARGE = {
     "fasterrcnn_mobilenet_v3_large",
     "mobilenet_v2",
     "mnasnet0_5",
+    "shufflenet_v2_x0_5",
+    "r3d_18",
 }
 """Those that take longest."""
 CASES = [
