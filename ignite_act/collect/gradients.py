@@ -107,7 +107,6 @@ class GradientCollector(Collector):
                     self._trouble = f"reading its gradient failed: {reason_of(error)}"
                     self.give_up("some steps", self._trouble)
 
-    @torch.no_grad()
     def _read(self, gradients: dict[int, Tensor], scale: Tensor | None, found_inf: Tensor | None) -> None:
         layers = list(self._layers.values())
         gradients, reasons = split_readable(gradients, layers, self._refused)

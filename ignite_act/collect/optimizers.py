@@ -25,7 +25,7 @@ from ignite_act.guard import guarded, report_failure
 
 
 class StepObserver(Protocol):
-    """What is told of every step of every optimizer."""
+    """What is told of every step of every optimizer, while autograd is switched off."""
 
     def before_step(self, optimizer: Optimizer) -> None:
         """A step begins: the weights are the old ones. With a closure there may be no gradient yet."""
@@ -127,7 +127,7 @@ def _is_inside_itself(optimizer: Optimizer) -> bool:
 def _before(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     if is_compiling() or not _observers:
         return None
-    with guarded(_everybody, "some steps"):
+    with guarded(_everybody, "some steps"), torch.no_grad():
         return None if _is_inside_itself(optimizer) else _begin(optimizer, args, kwargs)
     return None
 
@@ -153,14 +153,14 @@ def _begin(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) 
 
 
 def _ready(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    with guarded(_everybody, "some steps"):
+    with guarded(_everybody, "some steps"), torch.no_grad():
         _tell("gradients_ready", optimizer)
 
 
 def _after(optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     if is_compiling() or not _observers:
         return
-    with guarded(_everybody, "some steps"):
+    with guarded(_everybody, "some steps"), torch.no_grad():
         if _is_inside_itself(optimizer):
             return
         _remove_for_this_step()
@@ -239,7 +239,7 @@ def _watch_scalers() -> None:
         finally:
             handle.remove()
         if not reached:
-            with guarded(_everybody, "some steps"):
+            with guarded(_everybody, "some steps"), torch.no_grad():
                 _tell("skipped_step", optimizer)
         return result
 

@@ -136,7 +136,6 @@ class UpdateCollector(PassCollector):
 
     # What the optimizers' hooks call.
 
-    @torch.no_grad()
     def before_step(self, optimizer: Optimizer) -> None:
         """Keeps the weights of a step that is looked at."""
         self._in_step.discard(optimizer)
@@ -159,7 +158,6 @@ class UpdateCollector(PassCollector):
                 if p.requires_grad and not why_unreadable(p) and local_part(p).numel()
             }
 
-    @torch.no_grad()
     def gradients_ready(self, optimizer: Optimizer) -> None:
         """Counts the gradients that are there."""
         owner = self._owners.get(optimizer)
@@ -185,7 +183,6 @@ class UpdateCollector(PassCollector):
                 layer.loose += 1
         self._look_for_zeros(owner, owned)
 
-    @torch.no_grad()
     def after_step(self, optimizer: Optimizer) -> None:
         """Compares the weights with those before the step."""
         owner = self._owners.get(optimizer)
@@ -215,8 +212,9 @@ class UpdateCollector(PassCollector):
 
     def wants_pass(self, kind: int) -> bool:
         """Steps are steps, whatever the mode of the forward."""
-        with torch.no_grad():
-            self._remember()
+        if not self._remembered:
+            with torch.no_grad():
+                self._remember()
         return super().wants_pass(kind)
 
     def after_model(self, call: ModelCall) -> None:
