@@ -91,19 +91,14 @@ class guarded:  # noqa: N801 - used like a function
         self._owner = owner
         self._what = what
 
-    def __enter__(self) -> None:  # `begin` and `end` once more: a step enters dozens of blocks
-        self._outermost = not _clock.running
-        if self._outermost:
-            _clock.begun = time.perf_counter()
-            _clock.running = True
+    def __enter__(self) -> None:
+        self._outermost = begin()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        if self._outermost and _clock.running:
-            _clock.running = False
-            _clock.seconds += time.perf_counter() - _clock.begun
-        if error is None or not isinstance(error, Exception):
+        end(self._outermost)
+        if not isinstance(error, Exception):
             return False
         report_failure(self._owner, self._what, error)
         return True

@@ -27,16 +27,8 @@ def is_training(module: nn.Module) -> bool:
     >>> model.training, is_training(model)
     (True, False)
     """
-    waiting, seen = [module], set()
-    while waiting:  # not `Module.modules`, whose generators are nested: this runs at every forward
-        part = waiting.pop()
-        if not part._modules:
-            if part.training:
-                return True
-        elif part not in seen:
-            seen.add(part)
-            waiting += [child for child in part._modules.values() if child is not None]
-    return False
+    leaves = (part for part in module.modules() if not part._modules)
+    return any(leaf.training for leaf in leaves)
 
 
 class Precedence:

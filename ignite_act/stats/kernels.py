@@ -3,8 +3,8 @@
 PyTorch's operations compute the same: each of them passes over the numbers again and writes what the next one reads,
 which is what watching costs on a CPU. The functions are plain Python, so that tests can run them as they stand.
 
-Numba widens the result of every operation on 32-bit integers to 64 bits, which halves what a processor does at once
-(three times the time, measured): each result is cast back.
+Numba makes 64 bits of the result of every operation on 32-bit integers, which the processor computes more slowly, so
+each result is cast back.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ def add_magnitude(
         values, codes = x[begin : begin + _BLOCK], bits[begin : begin + _BLOCK]
         part, high = np.float32(0.0), np.int32(0)
         for i in range(values.size):
-            part += abs(values[i])  # without the sign, floats are ordered as their bits are; NaN comes last
+            part += abs(values[i])
+            # Without the sign, floats are ordered as their bits are; NaN comes last.
             high = max(high, np.int32(codes[i] & np.int32(0x7FFFFFFF)))
         if part < np.float32(np.inf):
             total += np.float64(part)

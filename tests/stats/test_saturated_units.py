@@ -176,13 +176,14 @@ def test_updating_never_synchronises_with_the_host() -> None:
     assert statistic.counts.shape == (3,)
 
 
-def test_the_loop_as_plain_python() -> None:
+@pytest.mark.parametrize("after", [4, 1], ids=["units before another axis", "units last"])
+def test_the_loop_as_plain_python(after: int) -> None:
     """Compiled or not, `count_inside_units` counts the same, on top of what is there, and NaN lies in no interval."""
     loops = kernels.compiled()
     if loops is None:
         pytest.skip("numba is not installed")
-    x = np.random.default_rng(0).normal(size=(5, 3, 4)).astype(np.float32)
-    x[0, 1, 2], x[1, 2, 0], x[2, 0, 0], x[3, 0, 0] = math.nan, math.inf, -math.inf, 0.5
+    x = np.random.default_rng(0).normal(size=(5, 3, after)).astype(np.float32)
+    x[0, 1, -1], x[1, 2, 0], x[2, 0, 0], x[3, 0, 0] = math.nan, math.inf, -math.inf, 0.5
     for low, high in ((-math.inf, 0.5), (0.5, math.inf), (-0.25, 0.25), (-math.inf, math.inf)):
         plain, compiled = np.full(3, 100), np.full(3, 100)
         kernels.count_inside_units(x, low, high, plain)
