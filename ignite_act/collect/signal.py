@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ignite_act.collect.backward import BackwardSignal
 from ignite_act.collect.passes import ModelCall, PassCollector, is_sample
 from ignite_act.collect.torch_internals import local_part, why_unreadable
 from ignite_act.stats import ABSENT, Distribution, Magnitude, largest
@@ -21,9 +22,11 @@ class SignalCollector(PassCollector):
 
     A layer is a module that owns a weight of two or more dimensions. A row holds ``mean_abs`` (mean over the calls of
     mean(\\|x\\|)), ``max_abs`` (over all of them), ``first_max_abs`` (of the window's first forward, 0 where that did
-    not call the layer), ``calls``, ``nonfinite`` (calls with a NaN or an infinity, left out of the others) and
-    ``first_nonfinite_iteration``. The row of the input holds ``mean`` and ``std`` besides (population, over a few
-    forwards), and whether it is ``continuous``: whole numbers of a type that has no others are tokens.
+    not call the layer), ``calls``, ``nonfinite`` (calls with a NaN or an infinity, left out of the others),
+    ``first_nonfinite_iteration``, and of layers ``backward``: the backward signal of a few forwards (see
+    `collect.backward`), None where no gradient came back. The row of the input holds ``mean`` and ``std`` besides
+    (population, over a few forwards), and whether it is ``continuous``: whole numbers of a type that has no others are
+    tokens.
     """
 
     _names: dict[str, int]
@@ -33,6 +36,7 @@ class SignalCollector(PassCollector):
     _forwards: int
     _iteration: int
     _input: Distribution
+    _backward: BackwardSignal
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
@@ -41,6 +45,7 @@ class SignalCollector(PassCollector):
     def begin_pass(self) -> bool:
         """Every layer is wanted."""
         self._look_at_the_clock()
+        self._following = is_sample(self._forwards + 1)
         return True
 
     def after_layer(self, name: str, given: Tensor | None, result: Tensor) -> None:
@@ -48,10 +53,13 @@ class SignalCollector(PassCollector):
         if not self._pass_tap.in_pass:
             self._look_at_the_clock()
         self._read(name, result)
+        if self._following and result.is_floating_point() and result.numel():
+            self._backward.follow(self, name, result)
 
     def after_model(self, call: ModelCall) -> None:
         """Reads input and outputs, and ends the forward."""
         self._forwards += 1
+        self._following = False
         given = _data_among(call.inputs)
         if given is None:
             self.skip("input", "no tensor went into the model")
@@ -127,12 +135,15 @@ class SignalCollector(PassCollector):
         self._iteration = 1
         self._input = Distribution()
         self._tokens = False
+        self._following = False  # whether the forward under way is looked at on its way back, too
+        self._backward = BackwardSignal()
 
     def _numbers(self) -> dict[str, dict[str, Any]]:
         self._take_in()
         numbers = self._sizes.compute() if self._sizes is not None else []
         first = self._first.tolist() if self._first is not None else []
         first += [0.0] * (len(numbers) - len(first))
+        backward = self._backward.compute()
         rows = {
             name: {
                 "first_max_abs": first[row],
@@ -141,6 +152,7 @@ class SignalCollector(PassCollector):
                 "calls": numbers[row]["steps"],
                 "nonfinite": numbers[row]["nonfinite"],
                 "first_nonfinite_iteration": numbers[row]["first_nonfinite_iteration"],
+                "backward": backward.get(name),
             }
             for name, row in self._names.items()
         }
@@ -168,6 +180,7 @@ class SignalCollector(PassCollector):
             "forwards": self._forwards,
             "input": self._input.state_dict(),
             "tokens": self._tokens,
+            "backward": self._backward.state_dict(),
             "kind": self._kind,
         }
 
@@ -185,7 +198,8 @@ class SignalCollector(PassCollector):
         firsts = [_first_of(state, names) for state in states if state["first"] is not None]
         first = torch.stack(firsts).amax(0) if firsts else None
         tokens = any(state["tokens"] for state in states)
-        merged = {**states[0], "names": names, "first": first, "tokens": tokens}
+        backward = BackwardSignal.united(state["backward"] for state in states).state_dict()
+        merged = {**states[0], "names": names, "first": first, "tokens": tokens, "backward": backward}
         self._take_over({**merged, "input": inputs.state_dict()}, united if sizes else None)
 
     def _take_over(self, state: Mapping[str, Any], sizes: Magnitude | None) -> None:
@@ -195,6 +209,7 @@ class SignalCollector(PassCollector):
         self._forwards = int(state["forwards"])
         self._input = Distribution.from_state_dict(state["input"])
         self._tokens = bool(state["tokens"])
+        self._backward = BackwardSignal.united([state["backward"]])
         self._kind = int(state["kind"])
         self._waiting = {}
 

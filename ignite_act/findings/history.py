@@ -69,6 +69,11 @@ class History:
         rows = report.gradients
         return {name: rows[name]["mean_abs"] for name in self.layers if finite(rows.get(name, {}).get("mean_abs"))}
 
+    def way_back(self, report: EpochReport) -> dict[str, float]:
+        """The backward signal of each layer that has one, in the order of the calls."""
+        rows = report.signal.items()
+        return {name: row["backward"] for name, row in rows if name not in (INPUT, OUTPUT) and row.get("backward")}
+
     # The outputs.
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections.abc import Iterator
 
@@ -83,34 +84,42 @@ def _ratios(report: EpochReport, key: str) -> dict[str, float]:
 
 
 def vanishing_gradient(history: History) -> Iterator[Finding]:
-    """The gradient of the weakest layer is a tiny part of the output layer's, and the network does not learn."""
-    gradients = history.gradients(history.last)
-    positive = {name: value for name, value in gradients.items() if value > 0}
-    if len(positive) < 2 or not history.stalled:
+    """What comes back to the first layers is a tiny part of what sets out at the last ones, and nothing is learned.
+
+    The signal fades along a path, not at a weight: a layer whose own signal is weak, as queries and keys, a gate or a
+    table of positions, closes nothing as long as any layer before it has a strong one. What is needed are the gradients
+    at the outputs of the layers; of compiled or checkpointed parts they are not known, and then nothing is said.
+    """
+    closed = _closed(history, history.last)
+    if not history.stalled or not closed:
         return
-    output = list(positive)[-1]
-    weakest = min(positive, key=lambda name: positive[name])
-    first = next(iter(positive))
-    if positive[first] < 10 * positive[weakest]:
-        weakest = first  # as weak as any: what comes after it is on the way
-    ratio = positive[weakest] / positive[output]
-    if ratio >= history.thresholds.vanishing_ratio:
-        return
+    way = history.way_back(history.last)
+    weakest = min(closed, key=lambda name: way[name])
+    layer = closed[0] if way[closed[0]] < 10 * way[weakest] else weakest  # as weak as any
+    strongest = max(way, key=lambda name: way[name])
     yield finding(
         history,
         "vanishing_gradient",
         "error",
-        f"mean gradient of {weakest} over that of {output}",
-        ratio,
+        f"backward signal at {layer} over that at {strongest}",
+        way[layer] / way[strongest],
         history.thresholds.vanishing_ratio,
         "take ReLU or a relative of it instead of sigmoid or tanh, with He's initialisation",
         "add residual connections or normalisation layers, or make the network less deep",
-        layer=weakest,
-        since=history.since(lambda report: _weakest(history, report) < history.thresholds.vanishing_ratio),
+        layer=layer,
+        since=history.since(lambda report: bool(_closed(history, report))),
         source="Glorot and Bengio 2010; AUTOTRAINER (ratio below 1e-3)",
     )
 
 
-def _weakest(history: History, report: EpochReport) -> float:
-    positive = [value for value in history.gradients(report).values() if value > 0]
-    return min(positive) / positive[-1] if len(positive) > 1 else 1.0
+def _closed(history: History, report: EpochReport) -> list[str]:
+    """The layers from the first on to which, and to all before them, next to nothing comes back."""
+    way = history.way_back(report)
+    names, values = list(way), list(way.values())
+    before = list(itertools.accumulate(values, max))
+    behind = list(itertools.accumulate(reversed(values), max))[::-1]
+    return [
+        name
+        for name, own, other in zip(names, before, behind[1:], strict=False)
+        if own < history.thresholds.vanishing_ratio * other
+    ]
