@@ -77,9 +77,7 @@ class BackwardSignal:
 class _Back:
     """A hook on one output, which holds nothing."""
 
-    def __init__(
-        self, signal: weakref.ref[BackwardSignal], owner: weakref.ref[Owner], name: str, size: Tensor
-    ) -> None:
+    def __init__(self, signal: weakref.ref[BackwardSignal], owner: weakref.ref[Owner], name: str, size: Tensor) -> None:
         self._signal, self._owner, self._name, self._size = signal, owner, name, size
 
     def __call__(self, gradient: Tensor) -> None:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ignite_act.collect.torch_internals import backward_roots
+from ignite_act.collect.torch_internals import backward_roots, is_saving_elsewhere
 
 _KEY = "ignite_act"
 _MOST_NODES = 20_000
@@ -111,6 +111,23 @@ def name_of(node: Any) -> str:
     return type(node).__name__.partition("Backward")[0].lstrip("_").removeprefix("Unsafe")
 
 
+def _multiplies(node: Any) -> bool:
+    """Whether an operation is a product with other values, be they without a gradient: not with a number or a mask."""
+    if name_of(node) != "Mul":
+        return False
+    if is_saving_elsewhere():
+        return True  # it may be one
+    factors = [getattr(node, name, None) for name in ("_saved_self", "_saved_other")]
+    return any(isinstance(factor, Tensor) and factor.ndim and not _is_mask(factor) for factor in factors)
+
+
+def _is_mask(factor: Tensor) -> bool:
+    """Whether values are 0 or all the same, as dropout's are on a CPU; elsewhere dropout is an operation of its own."""
+    if not factor.is_cpu or not factor.numel():
+        return False
+    return bool(((factor == 0) | (factor == factor.max())).all())
+
+
 def function_of(tensor: Tensor, through: Sequence[str] = ()) -> str | None:
     """The activation function that made a tensor, seen through changes of shape.
 
@@ -128,7 +145,7 @@ def function_of(tensor: Tensor, through: Sequence[str] = ()) -> str | None:
         parents = [parent for parent, _ in node.next_functions if parent is not None]
         if through and parents and name.startswith(_NORMS):
             parents = parents[:1]  # the others are its weight and bias
-        elif len(parents) != 1 or not name.startswith((*_VIEWS, *through)):
+        elif len(parents) != 1 or not name.startswith((*_VIEWS, *through)) or _multiplies(node):
             return None
         node = parents[0]
     return None

@@ -67,6 +67,11 @@ def without_functions() -> Any:
     return torch._C.DisableTorchFunction()
 
 
+def is_saving_elsewhere() -> bool:
+    """Whether hooks pack what operations save for backward now, as checkpoints do: to look at it would unpack it."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+
+
 def version(tensor: Tensor) -> int:
     """Grows with every change in place; -1 for tensors of inference mode, which do not count."""
     return -1 if tensor.is_inference() else tensor._version

@@ -27,6 +27,7 @@ from ignite_act.collect.torch_internals import (
     is_flat,
     is_flattened,
     is_partial,
+    is_saving_elsewhere,
     is_sharded,
     is_unreadable,
     is_wrapped,
@@ -205,3 +206,9 @@ def test_why_a_tensor_cannot_be_read(mesh: DeviceMesh) -> None:
     assert "meta" in why_unreadable(PLAIN.to("meta"))
     assert why_unreadable(PLAIN) == ""
     assert (is_distributed(placed(mesh, Shard(0))), is_distributed(PLAIN)) == (True, False)
+
+
+def test_what_is_saved_elsewhere_is_known() -> None:
+    assert not is_saving_elsewhere()
+    with torch.autograd.graph.save_on_cpu():
+        assert is_saving_elsewhere()

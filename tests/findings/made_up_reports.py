@@ -49,7 +49,7 @@ def healthy(epoch: int) -> Numbers:
         },
         "signal": {
             "input": {**signal, "mean": 0.1, "std": 1.0, "continuous": True},
-            **{name: dict(signal) for name in LAYERS},
+            **{name: {**signal, "backward": 0.1} for name in LAYERS},
             "output": dict(signal),
         },
         "output": {

@@ -75,10 +75,10 @@ def swing_less(numbers: Numbers) -> None:
     numbers["loss"] |= {"mean": sum(course) / 16, "course": course, "max": max(course)}
 
 
-def gradients(*means: float) -> Change:
+def way_back(*strengths: float) -> Change:
     def apply(numbers: Numbers) -> None:
-        for name, mean in zip(LAYERS, means, strict=True):
-            numbers["gradients"][name] |= {"mean_abs": mean, "max_abs": 20 * mean}
+        for name, strength in zip(LAYERS, strengths, strict=True):
+            numbers["signal"][name]["backward"] = strength
 
     return apply
 
@@ -115,15 +115,15 @@ CASES: dict[str, tuple[list[Change], list[Change], str | None]] = {
     "nonfinite": ([since(3, change("signal", "fc2", nonfinite=1, first_nonfinite_iteration=97))], [], "fc2"),
     "weight_collapse": ([stalled, since(3, change("updates", "fc2", weight=0.9 * T.collapsed * 0.05))],
                         [stalled, since(3, change("updates", "fc2", weight=1.1 * T.collapsed * 0.05))], "fc2"),
-    "exploding": ([stalled, gradients(1.1 * T.exploding_ratio * 1e-3, 1e-3, 1e-3)],
-                  [stalled, gradients(0.9 * T.exploding_ratio * 1e-3, 1e-3, 1e-3)], "fc1"),
+    "exploding": ([stalled, way_back(1.1 * T.exploding_ratio * 1e-3, 1e-3, 1e-3)],
+                  [stalled, way_back(0.9 * T.exploding_ratio * 1e-3, 1e-3, 1e-3)], "fc2"),
     "initial_loss": ([change("output", first_loss=1.1 * T.initial_loss * CONSTANT)],
                      [change("output", first_loss=0.9 * T.initial_loss * CONSTANT)], "fc3"),
     "update_too_large": ([stalled, change("updates", "*", ratio=1.1 * T.update_large)],
                          [stalled, change("updates", "*", ratio=0.9 * T.update_large)], None),
     "saturated_units": ([stalled, change("activations", "relu", both_ends=True, saturated_units=17)],
                         [stalled, change("activations", "relu", both_ends=True, saturated_units=15)], "relu"),
-    "vanishing_gradient": ([stalled, gradients(0.9e-6, 1e-5, 1e-3)], [stalled, gradients(1.1e-6, 1e-5, 1e-3)], "fc1"),
+    "vanishing_gradient": ([stalled, way_back(0.9e-6, 1e-5, 1e-3)], [stalled, way_back(1.1e-6, 1e-5, 1e-3)], "fc1"),
     "dead_units": ([change("dead_neurons", "relu", dead=17, fraction=17 / 32)],
                    [change("dead_neurons", "relu", dead=3, fraction=3 / 32)], "relu"),
     "constant_output": ([change("output", variation=0.9 * T.constant_output * 4.0)],
@@ -271,7 +271,7 @@ def test_without_a_loss_harm_is_not_made_up() -> None:
         numbers |= {"loss": {}, "scores": {}}
         numbers["output"] |= dict.fromkeys(("constant_loss", "first_loss", "mean_loss", "accuracy", "majority"))
 
-    vanishing = made_up_run(no_loss, gradients(1e-9, 1e-5, 1e-3))
+    vanishing = made_up_run(no_loss, way_back(1e-9, 1e-5, 1e-3))
     assert judge(vanishing, ended=True) == ()
     dead = named(judge(made_up_run(no_loss, change("dead_neurons", "relu", dead=20, fraction=20 / 32))), "dead_units")
     assert "not known" in dead.harm

@@ -113,26 +113,29 @@ def exploding(history: History) -> Iterator[Finding]:
 
 
 def _backwards(history: History) -> list[Finding]:
-    """The gradient grows on its way back, and the network does not learn."""
-    gradients, t = history.gradients(history.last), history.thresholds
-    if len(gradients) < 2 or history.learning or history.progress is None:
+    """The backward signal grows on its way from the last layer to the first ones, and nothing is learned."""
+    way, t = history.way_back(history.last), history.thresholds
+    if len(way) < 2 or not history.stalled:
         return []
-    output = list(gradients)[-1]
-    largest = max(gradients, key=lambda name: gradients[name])
-    ratio = gradients[largest] / gradients[output] if gradients[output] else 0.0
+    names = list(way)
+    largest = max(way, key=lambda name: way[name])
+    ratio = way[largest] / way[names[-1]]
     if ratio < t.exploding_ratio:
         return []
+    behind = names.index(largest)
+    steps = {later: way[name] / way[later] for name, later in itertools.pairwise(names[behind:])}
+    layer = max(steps, key=lambda name: steps[name])  # on its way through this one it grows most
     return [
         finding(
             history,
             "exploding",
-            "error" if history.stalled else "warning",
-            f"mean gradient of {largest} over that of {output}",
+            "error",
+            f"backward signal at {largest} over that at {names[-1]}",
             ratio,
             t.exploding_ratio,
             "clip the norm of the gradients",
             "initialise recurrent weights orthogonally, or take an LSTM or a GRU",
-            layer=owner(largest, history.last.signal),
+            layer=layer,
             source="AUTOTRAINER (Zhang et al., ICSE 2021); Pascanu, Mikolov and Bengio 2013",
             when="on the way back",
         )
@@ -177,7 +180,7 @@ def _at_the_start(history: History) -> list[Finding]:
 def _later(history: History) -> list[Finding]:
     growth = history.thresholds.exploding_growth
     reference = max((v for v in (history.initial_loss, history.constant_loss, history.reference) if v), default=None)
-    for report in history.reports:
+    for report in history.reports if history.last.output else ():  # without outputs the loss may be meant to grow
         peak, mean = report.loss.get("max"), report.loss.get("mean")
         lost = reference is not None and finite(peak) and peak > growth * reference and _rises(report)
         layer, ratio = _grown(history, report)

@@ -96,13 +96,13 @@ def vanishing_gradient(history: History) -> Iterator[Finding]:
     way = history.way_back(history.last)
     weakest = min(closed, key=lambda name: way[name])
     layer = closed[0] if way[closed[0]] < 10 * way[weakest] else weakest  # as weak as any
-    strongest = max(way, key=lambda name: way[name])
+    last = list(way)[-1]
     yield finding(
         history,
         "vanishing_gradient",
         "error",
-        f"backward signal at {layer} over that at {strongest}",
-        way[layer] / way[strongest],
+        f"backward signal at {layer} over that at {last}",
+        way[layer] / way[last],
         history.thresholds.vanishing_ratio,
         "take ReLU or a relative of it instead of sigmoid or tanh, with He's initialisation",
         "add residual connections or normalisation layers, or make the network less deep",
@@ -115,11 +115,9 @@ def vanishing_gradient(history: History) -> Iterator[Finding]:
 def _closed(history: History, report: EpochReport) -> list[str]:
     """The layers from the first on to which, and to all before them, next to nothing comes back."""
     way = history.way_back(report)
-    names, values = list(way), list(way.values())
-    before = list(itertools.accumulate(values, max))
-    behind = list(itertools.accumulate(reversed(values), max))[::-1]
+    strongest = list(itertools.accumulate(way.values(), max))
     return [
         name
-        for name, own, other in zip(names, before, behind[1:], strict=False)
-        if own < history.thresholds.vanishing_ratio * other
+        for name, own in zip(way, strongest, strict=True)
+        if own < history.thresholds.vanishing_ratio * way[list(way)[-1]]
     ]

@@ -210,8 +210,8 @@ def loss_rising(history: History) -> Iterator[Finding]:
 
 def _rise(history: History, patience: int) -> float | None:
     """Last loss over the first one if a loss has risen in every epoch from the start on."""
-    if not history.from_the_start:
-        return None
+    if not history.from_the_start or not history.last.output:
+        return None  # without outputs it may be anything: a generator's loss rises while its discriminator learns
     falling_below_zero = bool(history.train_losses) and history.train_losses[-1][1] < 0
     courses = [history.train_losses] if not falling_below_zero else [history.validation_losses]
     for course in courses:
