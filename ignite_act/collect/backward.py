@@ -38,12 +38,12 @@ class BackwardSignal:
         """
         if output.grad_fn is None or is_distributed(output):
             return
-        size = torch.linalg.vector_norm(output.detach(), dtype=torch.float32) / output.numel() ** 0.5
+        size = _norm(output.detach()) / output.numel() ** 0.5
         output.register_hook(_Back(weakref.ref(self), weakref.ref(owner), name, size))
 
     def take(self, name: str, size: Tensor, gradient: Tensor) -> None:
         """Takes in the gradient of one call."""
-        strength = torch.linalg.vector_norm(gradient, dtype=torch.float32) * size
+        strength = _norm(gradient) * size
         finite = strength.isfinite()
         strength = torch.where(finite, strength, 0.0)
         known = name in self._sums
@@ -85,3 +85,8 @@ class _Back:
         if signal is not None and owner is not None:
             with guarded(owner, "the backward signal"), torch.no_grad(), without_functions():
                 signal.take(self._name, self._size, gradient.detach())
+
+
+def _norm(values: Tensor) -> Tensor:
+    """The Euclidean norm, ``()``, in float32 at least."""
+    return torch.linalg.vector_norm(values, dtype=torch.promote_types(values.dtype, torch.float32))
