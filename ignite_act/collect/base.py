@@ -20,7 +20,7 @@ from ignite_act.guard import guarded, reason_of
 
 logger = logging.getLogger(__name__)
 
-STATE_VERSION = 2
+STATE_VERSION = 3
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,12 @@ class Thresholds:
     Attributes:
         stalled: less progress than this share of the way from the loss of a constant prediction to 0 is none.
         learned: more than this share is learning.
-        vanishing_ratio: weakest layer's mean gradient over that of the output layer; healthy networks had at least
-            0.059, faulty ones at most 5e-4 (our measurement); AUTOTRAINER (Zhang et al., ICSE 2021) takes 1e-3.
+        vanishing_ratio: strongest backward signal of the first layers over that of the last layer (AUTOTRAINER, Zhang
+            et al., ICSE 2021, takes the same 1e-3 for gradients of weights); 34 healthy real models had at least 0.015.
         exploding_growth: of a layer's mean gradient or of the loss, over its start; TheDeepChecker (Ben Braiek and
             Khomh 2023) takes a doubling, AUTOTRAINER a ratio of 70 between layers.
-        exploding_ratio: mean gradient of a layer over that of the output layer (AUTOTRAINER).
+        exploding_ratio: backward signal of a layer over that of the last layer, where nothing is learned (AUTOTRAINER
+            takes the same for gradients of weights).
         exploding_signal: largest output of the last layer over that of the first, before the first step.
         dead_info, dead_warning: share of a site's units; SageMaker Debugger and TheDeepChecker take 50 %, healthy
             networks had up to 33 %.

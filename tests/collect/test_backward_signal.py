@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ignite_act.collect import SignalCollector
+from ignite_act.collect.graphs import function_of
 
 
 class Net(nn.Module):
@@ -104,28 +105,37 @@ def test_what_is_computed_anew_is_not_known() -> None:
     assert [rows[name]["backward"] is None for name in ("0", "1.0", "2")] == [False, True, False]
 
 
-@pytest.mark.parametrize("cut", [1, 2, 3])
-def test_windows_of_several_processes_are_brought_together(cut: int) -> None:
-    """The mean is over the calls of all of them; a stored window goes on."""
+@pytest.mark.parametrize("restored", [False, True])
+def test_windows_of_several_processes_are_brought_together(restored: bool) -> None:
+    """The mean is over the calls of all of them, a layer that one of them did not call included; states go on."""
     model = Net()
+    calls: dict[str, list[float]] = {}
     states = []
-    for numbers in (range(1, cut + 1), range(cut + 1, 5)):
+    for numbers in ((1,), (2, 3), ()):
         with SignalCollector(model) as collector:
             for number in numbers:
-                model(data(number)).square().mean().backward()
-            states.append(collector.state_dict())
-    single = []
-    for state in states:
-        own = SignalCollector(model)
-        own.load_state_dict(state)
-        with own:
-            single.append(own.finish())
-    assert all(rows["first"]["backward"] > 0 for rows in single)
+                for _ in range(2):
+                    model(data(number)).square().mean().backward()
+            states.append(collector.shared_state())
+            looked_at = collector.state_dict()["backward"]
+            rows = collector.finish()
+        for name in ("first", "twice") if numbers else ():
+            calls.setdefault(name, []).extend([rows[name]["backward"]] * int(looked_at[name][1]))
+    whole = SignalCollector(model)
+    with whole:
+        whole.unite(states)
+        if restored:
+            stored = whole.state_dict()
+            whole = SignalCollector(model)
+            whole.start()
+            whole.load_state_dict(stored)
+        rows = whole.finish()
+    assert {name: len(values) for name, values in calls.items()} == {"first": 5, "twice": 10}
+    for name, values in calls.items():
+        assert rows[name]["backward"] == pytest.approx(sum(values) / len(values), rel=1e-5)
 
 
 def test_a_product_with_inputs_is_no_softmax() -> None:
-    from ignite_act.collect.graphs import function_of
-
     x, z = torch.randn(3, 4), torch.randn(3, 4, requires_grad=True)
     weights = F.softmax(z, -1)
     through = ("Mul",)

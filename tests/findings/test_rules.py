@@ -349,3 +349,18 @@ def test_a_rule_that_fails_is_said_once_and_costs_nothing_else(monkeypatch, capl
         assert [finding.kind for finding in judge(reports, ended=True)] == ["dead_units"]
     assert len(caplog.records) == 1
     assert "plateau" in caplog.text
+
+
+def test_a_branch_that_is_weak_closes_no_way_back() -> None:
+    """A gate's, a query's or a table's own signal may be next to nothing: others come back to the layers before it."""
+    branch = judge(made_up_run(stalled, way_back(1e-3, 1e-9, 1e-3)), ended=True)
+    assert named(branch, "vanishing_gradient") is None
+    closed = judge(made_up_run(stalled, way_back(1e-9, 1e-9, 1e-3)), ended=True)
+    assert named(closed, "vanishing_gradient").layer == "fc1"
+
+
+@pytest.mark.parametrize("missing", [None, 0.0])
+def test_without_a_backward_signal_nothing_is_said_of_the_way_back(missing: float | None) -> None:
+    """Of compiled and checkpointed layers no gradient of the output is known; a layer nobody uses has none."""
+    kinds = {own.kind for own in judge(made_up_run(stalled, way_back(missing, missing, 1e-3)), ended=True)}
+    assert not kinds & {"vanishing_gradient", "exploding"}
