@@ -14,7 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from ignite_act.collect.graphs import Reading, function_of, mark, reading
 from ignite_act.collect.names import clean
-from ignite_act.collect.passes import ModelCall, PassCollector, is_sample
+from ignite_act.collect.passes import ModelCall, PassCollector, Place, is_sample
 from ignite_act.collect.torch_internals import backward_number, is_distributed, why_unreadable, without_functions
 from ignite_act.guard import guarded
 from ignite_act.stats.likelihood import Likelihood, as_rows
@@ -171,11 +171,11 @@ class OutputCollector(PassCollector):
         self._looking = is_sample(self._forwards)
         return self._looking
 
-    def after_layer(self, name: str, given: Tensor | None, result: Tensor) -> None:
+    def after_layer(self, place: Place, given: Tensor | None, result: Tensor) -> None:
         """Sees whether the layer was fed with a softmax."""
         if not self._looking:
             return
-        self._made[id(result)] = (name, weakref.ref(result))
+        self._made[id(result)] = (place.name, weakref.ref(result))
         if given is not None and function_of(given, through=_KEEPING) == "softmax":
             self._hidden_softmax = self._softmax or "softmax"
 

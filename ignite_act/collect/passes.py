@@ -262,7 +262,7 @@ class PassCollector(Collector):
             self.skip(place.name, reason)
             return
         if result is not None and place.has_weight:
-            self.after_layer(place.name, given, result)
+            self.after_layer(place, given, result)
         elif result is not None and call is None:
             self.after_part(place.name, given, result)
         if call is not None:
@@ -276,7 +276,7 @@ class PassCollector(Collector):
         """A forward of the model begins; whether every call within it is wanted, or the model's alone."""
         return False
 
-    def after_layer(self, name: str, given: Tensor | None, result: Tensor) -> None:
+    def after_layer(self, place: Place, given: Tensor | None, result: Tensor) -> None:
         """A module that owns a weight has been called."""
 
     def after_part(self, name: str, given: Tensor | None, result: Tensor) -> None:

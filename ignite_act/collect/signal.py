@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 
 from ignite_act.collect.backward import BackwardSignal
-from ignite_act.collect.passes import ModelCall, PassCollector, is_sample
+from ignite_act.collect.passes import ModelCall, PassCollector, Place, is_sample
 from ignite_act.collect.torch_internals import local_part, why_unreadable
 from ignite_act.stats import ABSENT, Distribution, Magnitude, largest
 from ignite_act.stats.base import accumulator_dtype, on_device
 
 INPUT, OUTPUT = "input", "output"
+
+
+class Origin(TypedDict):
+    """Where the first output arose that is not finite.
+
+    Attributes:
+        weight: whether the layer held a parameter or a buffer that was not finite.
+        module: the module that made it of finite numbers; empty if it was none.
+        behind, ahead: the calls of modules between which it arose otherwise; ``behind`` is empty if there was none.
+    """
+
+    weight: bool
+    module: str
+    behind: str
+    ahead: str
 
 
 class SignalCollector(PassCollector):
@@ -27,6 +43,9 @@ class SignalCollector(PassCollector):
     `collect.backward`), None where no gradient came back. The row of the input holds ``mean`` and ``std`` besides
     (population, over a few forwards), and whether it is ``continuous``: whole numbers of a type that has no others are
     tokens.
+
+    A layer whose output was not finite, or the model's, has ``origin``: of the first such call, see `Origin`. It is
+    None elsewhere, and on a GPU, where looking would be waiting.
     """
 
     _names: dict[str, int]
@@ -37,6 +56,9 @@ class SignalCollector(PassCollector):
     _iteration: int
     _input: Distribution
     _backward: BackwardSignal
+    _origins: dict[str, Origin]
+    _behind: str  # the layer that was called last, and what has been called since
+    _parts: list[tuple[str, weakref.ref[Tensor] | None, weakref.ref[Tensor]]]
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
@@ -46,15 +68,26 @@ class SignalCollector(PassCollector):
         """Every layer is wanted."""
         self._look_at_the_clock()
         self._following = is_sample(self._forwards + 1)
+        self._behind, self._parts = "", []
         return True
 
-    def after_layer(self, name: str, given: Tensor | None, result: Tensor) -> None:
+    def after_layer(self, place: Place, given: Tensor | None, result: Tensor) -> None:
         """Reads what came out, be it of a part that is called by itself."""
         if not self._pass_tap.in_pass:
             self._look_at_the_clock()
+        name = place.name
         self._read(name, result)
+        if self._is_new_break(name):
+            self._origins[name] = self._origin(name, place.module(), given)
+        self._behind, self._parts = name, []
         if self._following and result.is_floating_point() and result.numel():
             self._backward.follow(self, name, result)
+
+    def after_part(self, name: str, given: Tensor | None, result: Tensor) -> None:
+        """Remembers what was called since the last layer."""
+        if self._pass_tap.in_pass:
+            before = None if given is None or given is result else weakref.ref(given)
+            self._parts.append((name, before, weakref.ref(result)))
 
     def after_model(self, call: ModelCall) -> None:
         """Reads input and outputs, and ends the forward."""
@@ -73,9 +106,38 @@ class SignalCollector(PassCollector):
         outputs = [tensor for tensor in call.outputs.values() if not why_unreadable(tensor)]
         for tensor in [tensor for tensor in outputs if tensor.ndim] or outputs:
             self._read(OUTPUT, tensor)
+        if self._is_new_break(OUTPUT):
+            self._origins[OUTPUT] = self._origin(OUTPUT, None, None)
+        self._behind, self._parts = "", []
         self._take_in()
         if self._first is None and self._sizes is not None:
             self._first = self._sizes.peaks()
+
+    def _is_new_break(self, name: str) -> bool:
+        """Whether the last call is the first of the window that was not finite, as far as the host knows."""
+        row = self._names.get(name)
+        if row is None or self._sizes is None or name in self._origins:
+            return False
+        if row in self._waiting:
+            return self._waiting[row].is_cpu and not self._waiting[row].isfinite().all()
+        return row < self._sizes.rows and bool(self._sizes.is_broken(row))
+
+    def _origin(self, name: str, module: nn.Module | None, given: Tensor | None) -> Origin:
+        """Looks at what was called since the last layer, as far as autograd or the model still holds it."""
+        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)] if module is not None else []
+        if any(map(_is_broken, own)):
+            return Origin(weight=True, module=name, behind="", ahead="")
+        behind = self._behind
+        for part, before, result in self._parts:
+            entered, made = before() if before is not None else None, result()
+            if entered is not None and _is_broken(entered):
+                return Origin(weight=False, module="", behind=behind, ahead=part)
+            if made is not None and _is_broken(made):
+                return Origin(weight=False, module=part, behind="", ahead="")
+            behind = behind if made is None else part
+        if name == OUTPUT or (given is not None and _is_broken(given)):
+            return Origin(weight=False, module="", behind=behind, ahead=name)
+        return Origin(weight=False, module=name, behind="", ahead="")
 
     def _look_at_the_clock(self) -> None:
         now = self.clock() or self._forwards + 1
@@ -137,6 +199,8 @@ class SignalCollector(PassCollector):
         self._tokens = False
         self._following = False  # whether the forward under way is looked at on its way back, too
         self._backward = BackwardSignal()
+        self._origins = {}
+        self._behind, self._parts = "", []
 
     def _numbers(self) -> dict[str, dict[str, Any]]:
         self._take_in()
@@ -153,6 +217,7 @@ class SignalCollector(PassCollector):
                 "nonfinite": numbers[row]["nonfinite"],
                 "first_nonfinite_iteration": numbers[row]["first_nonfinite_iteration"],
                 "backward": backward.get(name),
+                "origin": self._origins.get(name),
             }
             for name, row in self._names.items()
         }
@@ -181,6 +246,7 @@ class SignalCollector(PassCollector):
             "input": self._input.state_dict(),
             "tokens": self._tokens,
             "backward": self._backward.state_dict(),
+            "origins": dict(self._origins),
             "kind": self._kind,
         }
 
@@ -199,7 +265,9 @@ class SignalCollector(PassCollector):
         first = torch.stack(firsts).amax(0) if firsts else None
         tokens = any(state["tokens"] for state in states)
         backward = BackwardSignal.united(state["backward"] for state in states).state_dict()
+        origins = {name: own for state in reversed(states) for name, own in state["origins"].items()}
         merged = {**states[0], "names": names, "first": first, "tokens": tokens, "backward": backward}
+        merged["origins"] = origins
         self._take_over({**merged, "input": inputs.state_dict()}, united if sizes else None)
 
     def _take_over(self, state: Mapping[str, Any], sizes: Magnitude | None) -> None:
@@ -210,8 +278,15 @@ class SignalCollector(PassCollector):
         self._input = Distribution.from_state_dict(state["input"])
         self._tokens = bool(state["tokens"])
         self._backward = BackwardSignal.united([state["backward"]])
+        self._origins = dict(state["origins"])
         self._kind = int(state["kind"])
         self._waiting = {}
+
+
+def _is_broken(tensor: Tensor) -> bool:
+    if why_unreadable(tensor) or not (tensor.is_floating_point() or tensor.is_complex()):
+        return False
+    return not bool(local_part(tensor).detach().isfinite().all())
 
 
 def _data_among(inputs: Mapping[str, Tensor]) -> Tensor | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ignite_act.findings.history import History
 from ignite_act.findings.kinds import KINDS
@@ -37,12 +37,31 @@ def judge(
     """
     if not reports:
         return ()
-    history = History(reports, thresholds or Thresholds(), ended)
-    found: list[Finding] = []
-    for kind, rule in RULES.items():
-        with guarded(owner or _Nobody(), f"the rule for {kind}"):
-            found += list(rule(history))
+    thresholds, owner = thresholds or Thresholds(), owner or _Nobody()
+    found = _apply(["nonfinite"], History(reports, thresholds, ended), owner)
+    sound = _before_nan(reports, found)
+    if sound:
+        others = [kind for kind in RULES if kind != "nonfinite"]
+        found += _apply(others, History(sound, thresholds, ended and len(sound) == len(reports)), owner)
     return tuple(sorted(_without_repetitions(found), key=_rank))
+
+
+def _apply(kinds: Iterable[str], history: History, owner: Owner) -> list[Finding]:
+    found: list[Finding] = []
+    for kind in kinds:
+        with guarded(owner, f"the rule for {kind}"):
+            found += list(RULES[kind](history))
+    return found
+
+
+def _before_nan(reports: Sequence[EpochReport], found: Sequence[Finding]) -> Sequence[EpochReport]:
+    """The reports with numbers from before a NaN that lasts: nothing is concluded from those after it."""
+    lasting = next((finding for finding in found if finding.severity == "error"), None)
+    if lasting is None:
+        return reports
+    kept = [report for report in reports if report.epoch <= lasting.since_epoch]
+    begin = kept[-2].iteration + 1 if len(kept) > 1 else 1
+    return kept[:-1] if lasting.evidence["iteration"] <= begin else kept
 
 
 _failed: set[str] = set()
@@ -73,6 +92,8 @@ def _rank(finding: Finding) -> tuple[bool, float, int]:
         place = _ORDER["constant_output"] + 0.5
     if finding.kind == "constant_output" and finding.evidence["value"] == 0.0:  # exactly: no rounding of small numbers
         place = _ORDER["vanishing_gradient"] - 0.5
+    if finding.kind == "vanishing_gradient" and finding.evidence["at_once"]:  # what is constant passes nothing back
+        place = _ORDER["constant_output"] + 0.5
     if finding.kind == "exploding" and finding.evidence["when"] == "during training":
         place = _ORDER["update_too_large"] + 0.5
     return finding.severity == "info", place, finding.since_epoch

@@ -102,6 +102,13 @@ class Magnitude(Statistic):
             loops.add_magnitude(values, row, iteration, *self._arrays)
         return True
 
+    def is_broken(self, row: int) -> bool | None:
+        """Whether a step of a row was not finite; None where that cannot be said without waiting for the device."""
+        if self._waiting or not self.total.is_cpu:
+            return None
+        tallies = self.tallies.numpy() if self._arrays is None else self._arrays[2]
+        return bool(tallies[1, row])
+
     def peaks(self) -> Tensor:
         """The largest \\|x\\| of each row so far, NaN after a step that was not finite: a copy, ``(rows,)``."""
         self._take_in()

@@ -117,16 +117,16 @@ def test_the_largest_value_may_be_negative() -> None:
     assert rows == {
         "input": {
             "first_max_abs": 5.0, "mean_abs": 2.5, "max_abs": 5.0, "calls": 1, "nonfinite": 0,
-            "first_nonfinite_iteration": None, "backward": None, "mean": 0.0, "std": 3.0,
+            "first_nonfinite_iteration": None, "backward": None, "origin": None, "mean": 0.0, "std": 3.0,
             "continuous": True, "partial": False,
         },
         "Linear": {
             "first_max_abs": 9.0, "mean_abs": 7.0, "max_abs": 9.0, "calls": 1, "nonfinite": 0,
-            "first_nonfinite_iteration": None, "backward": None, "partial": False,
+            "first_nonfinite_iteration": None, "backward": None, "origin": None, "partial": False,
         },
         "output": {
             "first_max_abs": 9.0, "mean_abs": 7.0, "max_abs": 9.0, "calls": 1, "nonfinite": 0,
-            "first_nonfinite_iteration": None, "backward": None, "partial": False,
+            "first_nonfinite_iteration": None, "backward": None, "origin": None, "partial": False,
         },
     }  # fmt: skip
 

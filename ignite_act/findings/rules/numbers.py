@@ -20,10 +20,16 @@ class _Trouble(NamedTuple):
     order: int  # within an iteration: input, weight, forward, loss, backward
     place: str
     layer: str | None
+    between: tuple[str, str] = ("", "")  # the layers between which it arose, if no module is known to have made it
 
 
 def nonfinite(history: History) -> Iterator[Finding]:
-    """NaN or infinite numbers: when first, in which layer first, and whether forward or backward."""
+    """NaN or infinite numbers: when first and where: input, weight, module or between two calls, loss, gradient.
+
+    The order within an iteration is that of the computation. On a GPU the host does not look at a call while it
+    happens: there the first layer is named whose output is not finite, and its weight only if it was broken before the
+    first step of the window. Infinite gradients that a loss scaler skips do not last, and are no error.
+    """
     report = next((report for report in history.reports if _troubles(history, report)), None)
     if report is None:
         return
@@ -32,6 +38,7 @@ def nonfinite(history: History) -> Iterator[Finding]:
         "input": "clean the data: drop or fill what is missing, and do not divide by a deviation of 0",
         "weight": "look at how the weight is initialised and at what changes it besides the optimizer",
         "activation": "guard logarithms, roots and divisions in or before this layer, and lower the learning rate",
+        "call": "guard the logarithms, roots and divisions that are called there",
         "loss": "use a loss that takes logits, or clamp what goes into a logarithm",
         "gradient": "look for a root, norm or power whose derivative is infinite at 0; clip the gradients",
     }[first.place]
@@ -40,7 +47,7 @@ def nonfinite(history: History) -> Iterator[Finding]:
         history,
         "nonfinite",
         "error" if lasting else "warning",
-        f"iteration of the first NaN or infinity, which is in the {first.place}",
+        f"iteration of the first NaN or infinity, which {_where(first)}",
         first.iteration,
         "never",
         source,
@@ -70,15 +77,25 @@ def _troubles(history: History, report: EpochReport) -> list[_Trouble]:
     for order, (name, row) in enumerate(signal.items()):
         if not row["nonfinite"]:
             continue
-        iteration = row["first_nonfinite_iteration"]
+        iteration, origin = row["first_nonfinite_iteration"], row.get("origin")
         if name == INPUT:
             found.append(_Trouble(iteration, 0, "input", _first_called(history, report)))
             continue
         mine = broken_in.get(name)
-        if mine is not None and iteration == begin and _was_broken_before(report, mine):
-            found.append(_Trouble(iteration, 1 + order, "weight", mine))
-        layer = _maker(report) if name == OUTPUT else name
-        found.append(_Trouble(iteration, 100_000 + order, "activation", layer))
+        if origin is not None:
+            was_broken = origin["weight"]
+        else:
+            was_broken = mine is not None and iteration == begin and _was_broken_before(report, mine)
+        if was_broken:
+            found.append(_Trouble(iteration, 1 + order, "weight", mine or name))
+        elif origin is not None and origin["module"]:
+            found.append(_Trouble(iteration, 100_000 + order, "activation", origin["module"]))
+        elif origin is not None:
+            between = (origin["behind"], origin["ahead"])
+            found.append(_Trouble(iteration, 100_000 + order, "call", None, between))
+        else:
+            layer = _maker(report) if name == OUTPUT else name
+            found.append(_Trouble(iteration, 100_000 + order, "activation", layer))
     loss = report.loss
     if loss.get("nonfinite"):
         found.append(_Trouble(loss["first_nonfinite_iteration"], 200_000, "loss", None))
@@ -95,7 +112,15 @@ def _troubles(history: History, report: EpochReport) -> list[_Trouble]:
 def _was_broken_before(report: EpochReport, layer: str) -> bool:
     """Whether a weight was broken before the step that could have broken it: by something else than a gradient."""
     start = report.updates[layer]["weight_start"]
-    return report.partial if start is None else not finite(start) or report.partial
+    return report.partial if start is None else not finite(start)
+
+
+def _where(trouble: _Trouble) -> str:
+    before, after = trouble.between
+    after = "the model's output" if after == OUTPUT else after
+    if after:
+        return f"arises between {before} and {after}" if before else f"arises before {after}"
+    return f"is in the {trouble.place}"
 
 
 def _first_called(history: History, report: EpochReport) -> str | None:

@@ -97,6 +97,7 @@ def vanishing_gradient(history: History) -> Iterator[Finding]:
     weakest = min(closed, key=lambda name: way[name])
     layer = closed[0] if way[closed[0]] < 10 * way[weakest] else weakest  # as weak as any
     last = list(way)[-1]
+    falls = [own / later for own, later in itertools.pairwise(way.values())]
     yield finding(
         history,
         "vanishing_gradient",
@@ -109,6 +110,7 @@ def vanishing_gradient(history: History) -> Iterator[Finding]:
         layer=layer,
         since=history.since(lambda report: bool(_closed(history, report))),
         source="Glorot and Bengio 2010; AUTOTRAINER (ratio below 1e-3)",
+        at_once=min(falls) < history.thresholds.vanishing_ratio,  # between two layers, not little by little
     )
 
 
