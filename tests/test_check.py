@@ -316,7 +316,7 @@ def test_a_step_that_refuses_nan(place):
     done = command("own_nets:RefusesNaN")  # where nobody has set up logging
     assert (done.returncode, done.stderr) == (1, "error: step 40: ValueError: NaN is refused\n")
     assert "ERROR fc1: NaN or infinite numbers, since epoch 2" in done.stdout
-    assert "which is in the weight is 40, threshold never" in done.stdout
+    assert "the first NaN or infinity is in the weight; its iteration is 40)" in done.stdout
     assert done.stdout.splitlines()[-1] == "findings       1 error"
 
 

@@ -123,7 +123,7 @@ def test_the_place_is_named(
     finding = only(judge([EpochReport.from_dict(json.loads(json.dumps(own.to_dict()))) for own in reports]))
     layer, words = PLACES[place]
     assert (finding.kind, finding.severity, finding.layer) == ("nonfinite", "error", layer)
-    assert finding.evidence["quantity"] == f"iteration of the first NaN or infinity, which {words}"
+    assert finding.evidence["quantity"] == f"the first NaN or infinity {words}; its iteration"
     assert finding.evidence["iteration"] == at
 
 
@@ -183,3 +183,21 @@ def test_a_nan_between_two_layers(call: Callable[[Tensor], Tensor]) -> None:
         origin = collector.finish()["second"]["origin"]
     named = {"module": "between", "behind": "", "ahead": ""}
     assert origin == {"weight": False} | (named if isinstance(call, nn.Module) else unnamed)
+
+
+def test_a_mask_of_infinities_is_no_broken_weight() -> None:
+    """A causal mask is a buffer of minus infinity, and belongs to a layer that is sound."""
+
+    class Masked(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(4, 4)
+            self.register_buffer("mask", torch.full((4, 4), -torch.inf).triu(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) @ (self.mask + 1).softmax(-1)
+
+    model = nn.Sequential(nn.Linear(4, 4), NegativeLog(), Masked())
+    with SignalCollector(model) as collector:
+        model(torch.randn(4, 4))
+        origin = collector.finish()["2"]["origin"]
+    assert origin == {"weight": False, "module": "1", "behind": "", "ahead": ""}

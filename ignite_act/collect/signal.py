@@ -22,7 +22,7 @@ class Origin(TypedDict):
     """Where the first output arose that is not finite.
 
     Attributes:
-        weight: whether the layer held a parameter or a buffer that was not finite.
+        weight: whether the layer owned a parameter that was not finite.
         module: the module that made it of finite numbers; empty if it was none.
         behind, ahead: the calls of modules between which it arose otherwise; ``behind`` is empty if there was none.
     """
@@ -85,7 +85,7 @@ class SignalCollector(PassCollector):
 
     def after_part(self, name: str, given: Tensor | None, result: Tensor) -> None:
         """Remembers what was called since the last layer."""
-        if self._pass_tap.in_pass:
+        if self._pass_tap.in_pass and result.is_cpu:
             before = None if given is None or given is result else weakref.ref(given)
             self._parts.append((name, before, weakref.ref(result)))
 
@@ -124,8 +124,7 @@ class SignalCollector(PassCollector):
 
     def _origin(self, name: str, module: nn.Module | None, given: Tensor | None) -> Origin:
         """Looks at what was called since the last layer, as far as autograd or the model still holds it."""
-        own = [*module.parameters(recurse=False), *module.buffers(recurse=False)] if module is not None else []
-        if any(map(_is_broken, own)):
+        if module is not None and any(map(_is_broken, module.parameters(recurse=False))):
             return Origin(weight=True, module=name, behind="", ahead="")
         behind = self._behind
         for part, before, result in self._parts:
