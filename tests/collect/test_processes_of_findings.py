@@ -101,6 +101,12 @@ def assert_close(row: Any, twin: Any, where: str, rel: float = 1e-4, skip: tuple
         assert row == twin, where
 
 
+def assert_way_back(signal: Any, twin: Any) -> None:
+    """Each process has the mean loss of its own samples, so only what is lost from layer to layer is the same."""
+    lost = [rows["first"]["backward"] / rows["second"]["backward"] for rows in (signal, twin)]
+    assert lost[0] == pytest.approx(lost[1], rel=0.1)
+
+
 @pytest.mark.parametrize("task", ["classes", "squares"])
 def test_every_process_has_the_same_report(together, task: str) -> None:
     """The numbers and the findings do not depend on the process that is asked, but for the time taken."""
@@ -115,7 +121,8 @@ def test_updates_signal_and_loss_equal_those_of_one_process(together, alone, tas
     """Update ratios, clearing, the sizes of the signal and the course of the loss, over the same samples."""
     for report, twin in zip(together[0][task], alone[task], strict=True):
         assert_close(report["updates"], twin["updates"], "updates")
-        assert_close(report["signal"], twin["signal"], "signal")
+        assert_close(report["signal"], twin["signal"], "signal", skip=("backward",))
+        assert_way_back(report["signal"], twin["signal"])
         assert_close(report["loss"], twin["loss"], "loss", skip=("min", "max"))  # those are of a process
         assert report["loss"]["steps"] == STEPS
         assert report["activations"]["tanh"]["saturated_units"] == twin["activations"]["tanh"]["saturated_units"] == 1

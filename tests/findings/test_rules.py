@@ -123,7 +123,8 @@ CASES: dict[str, tuple[list[Change], list[Change], str | None]] = {
                          [stalled, change("updates", "*", ratio=0.9 * T.update_large)], None),
     "saturated_units": ([stalled, change("activations", "relu", both_ends=True, saturated_units=17)],
                         [stalled, change("activations", "relu", both_ends=True, saturated_units=15)], "relu"),
-    "vanishing_gradient": ([stalled, way_back(0.9e-6, 1e-5, 1e-3)], [stalled, way_back(1.1e-6, 1e-5, 1e-3)], "fc1"),
+    "vanishing_gradient": ([stalled, way_back(0.9 * T.vanishing_ratio * 1e-3, 1e-5, 1e-3)],
+                           [stalled, way_back(1.1 * T.vanishing_ratio * 1e-3, 1e-5, 1e-3)], "fc1"),
     "dead_units": ([change("dead_neurons", "relu", dead=17, fraction=17 / 32)],
                    [change("dead_neurons", "relu", dead=3, fraction=3 / 32)], "relu"),
     "constant_output": ([change("output", variation=0.9 * T.constant_output * 4.0)],
@@ -364,3 +365,11 @@ def test_without_a_backward_signal_nothing_is_said_of_the_way_back(missing: floa
     """Of compiled and checkpointed layers no gradient of the output is known; a layer nobody uses has none."""
     kinds = {own.kind for own in judge(made_up_run(stalled, way_back(missing, missing, 1e-3)), ended=True)}
     assert not kinds & {"vanishing_gradient", "exploding"}
+
+
+def test_a_way_back_that_opens_a_little_is_closed_still() -> None:
+    """What was found stands while nothing is learned, until clearly more comes back."""
+    for opened, stands in ((3.0, True), (30.0, False)):
+        later = since(3, way_back(opened * T.vanishing_ratio * 1e-3, 1e-5, 1e-3))
+        found = judge(made_up_run(stalled, way_back(0.9 * T.vanishing_ratio * 1e-3, 1e-5, 1e-3), later), ended=True)
+        assert (named(found, "vanishing_gradient") is not None) == stands

@@ -10,6 +10,11 @@ from ignite_act.findings.history import History, finite
 from ignite_act.findings.rule import finding
 from ignite_act.report import EpochReport, Finding
 
+_HOLDS = 10.0
+"""What has vanished stands until it is so many times stronger, while nothing is learned: else it would come and go."""
+_AS_WEAK = 10.0
+"""Among layers whose signals differ by less than this factor, the first one is named."""
+
 
 def update_too_large(history: History) -> Iterator[Finding]:
     """Steps that change the weights by a large part of themselves, without the loss coming down."""
@@ -90,12 +95,14 @@ def vanishing_gradient(history: History) -> Iterator[Finding]:
     table of positions, closes nothing as long as any layer before it has a strong one. What is needed are the gradients
     at the outputs of the layers; of compiled or checkpointed parts they are not known, and then nothing is said.
     """
-    closed = _closed(history, history.last)
-    if not history.stalled or not closed:
+    t = history.thresholds
+    weak = history.streak(lambda report: bool(_closed(history, report, _HOLDS * t.vanishing_ratio)))
+    shown = [report for report in weak if _closed(history, report, t.vanishing_ratio)]
+    if not history.stalled or not shown:
         return
-    way = history.way_back(history.last)
+    way, closed = history.way_back(shown[-1]), _closed(history, shown[-1], t.vanishing_ratio)
     weakest = min(closed, key=lambda name: way[name])
-    layer = closed[0] if way[closed[0]] < 10 * way[weakest] else weakest  # as weak as any
+    layer = closed[0] if way[closed[0]] < _AS_WEAK * way[weakest] else weakest
     last = list(way)[-1]
     falls = [own / later for own, later in itertools.pairwise(way.values())]
     yield finding(
@@ -104,22 +111,18 @@ def vanishing_gradient(history: History) -> Iterator[Finding]:
         "error",
         f"backward signal at {layer} over that at {last}",
         way[layer] / way[last],
-        history.thresholds.vanishing_ratio,
+        t.vanishing_ratio,
         "take ReLU or a relative of it instead of sigmoid or tanh, with He's initialisation",
         "add residual connections or normalisation layers, or make the network less deep",
         layer=layer,
-        since=history.since(lambda report: bool(_closed(history, report))),
+        since=weak[0].epoch,
         source="Glorot and Bengio 2010; AUTOTRAINER (ratio below 1e-3)",
-        at_once=min(falls) < history.thresholds.vanishing_ratio,  # between two layers, not little by little
+        at_once=min(falls) < t.vanishing_ratio,  # between two layers, not little by little
     )
 
 
-def _closed(history: History, report: EpochReport) -> list[str]:
+def _closed(history: History, report: EpochReport, limit: float) -> list[str]:
     """The layers from the first on to which, and to all before them, next to nothing comes back."""
     way = history.way_back(report)
     strongest = list(itertools.accumulate(way.values(), max))
-    return [
-        name
-        for name, own in zip(way, strongest, strict=True)
-        if own < history.thresholds.vanishing_ratio * way[list(way)[-1]]
-    ]
+    return [name for name, own in zip(way, strongest, strict=True) if own < limit * way[list(way)[-1]]]
