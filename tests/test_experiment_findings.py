@@ -56,7 +56,8 @@ def test_every_epoch_has_its_findings(stuck):
     reports = read_reports(stuck.directory / "epochs.jsonl")
     assert len(reports) == 5
     for report in reports:
-        assert ("vanishing_gradient", "layers.0", "error") in identities(report.findings)
+        severity = "error" if report.epoch > 1 else "warning"  # one epoch may be a warm-up
+        assert ("vanishing_gradient", "layers.0", severity) in identities(report.findings)
         assert "plateau" not in [finding.kind for finding in report.findings]
         value = report.findings[0].evidence["value"]
         assert 0 < value < 1e-3
@@ -74,19 +75,19 @@ def test_the_log_tells_of_the_findings_once(stuck):
         if finding.kind == "plateau":
             assert at > epochs[5]
         else:
-            assert epochs[1] < at < epochs[2]
+            assert epochs[2] < at < epochs[3]  # as an error; in the first epoch it was a warning
 
 
 def test_tensorboard_has_the_findings(stuck):
-    """The list is written when it changes: in the first epoch, and with what the end brought."""
+    """The list is written when it changes: in the first epochs, and with what the end brought."""
     events = EventAccumulator(str(stuck.directory), size_guidance={"tensors": 0})
     events.Reload()
     texts = [
         (event.step, event.tensor_proto.string_val[0].decode()) for event in events.Tensors("findings/text_summary")
     ]
-    assert [step for step, _ in texts] == [1, 5]
+    assert [step for step, _ in texts] == [1, 2, 5]
     title = words.title(Finding.from_dict(stuck.summary["findings"][-1]))
-    assert [title in text for _, text in texts] == [False, True]
+    assert [title in text for _, text in texts] == [False, False, True]
 
 
 def test_a_healthy_run_has_no_warning(tmp_path):

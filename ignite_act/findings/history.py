@@ -216,21 +216,39 @@ class History:
 
     @functools.cached_property
     def accuracy_gain(self) -> float | None:
-        """Best accuracy of the last epoch above that of a constant prediction; None if that cannot be said."""
-        values = [pairs[-1][1] for pairs in (self.train_accuracies, self.scores("accuracy", "validation")) if pairs]
-        return max(values) - self.chance if values and self.chance is not None else None
+        """Best accuracy of the last epoch above that of a constant prediction, or else above that of the first epoch.
 
-    @property
-    def stalled(self) -> bool:
+        None if that cannot be said.
+        """
+        known = [pairs for pairs in (self.train_accuracies, self.scores("accuracy", "validation")) if pairs]
+        if not known:
+            return None
+        if self.chance is not None:
+            return max(pairs[-1][1] for pairs in known) - self.chance
+        return max(pairs[-1][1] - pairs[0][1] for pairs in known) if len(self.reports) > 1 else None
+
+    @functools.cached_property
+    def at_chance(self) -> bool:
         """Whether the network is known to do no better than a constant prediction, or than at its start."""
         if self.progress is None or self.progress > self.thresholds.stalled:
             return False
         return self.accuracy_gain is None or self.accuracy_gain < 2 * self.thresholds.chance
 
     @property
+    def stalled(self) -> bool:
+        """Whether it is known to come no further: a single report shows that of a run that is over only.
+
+        A warm-up begins with small steps, and many a network with a plateau.
+        """
+        return self.at_chance and (len(self.reports) > 1 or self.ended)
+
+    @functools.cached_property
     def learning(self) -> bool:
-        """Whether the network is known to do clearly better."""
-        return self.progress is not None and self.progress > self.thresholds.learned
+        """Whether the network is known to do clearly better: once it did, until it has fallen back to nothing."""
+        if self.progress is None or self.progress > self.thresholds.learned:
+            return self.progress is not None
+        before = History(self.reports[:-1], self.thresholds) if len(self.reports) > 1 else None
+        return self.progress > self.thresholds.stalled and before is not None and before.learning
 
     # The numbers of a layer over the epochs.
 

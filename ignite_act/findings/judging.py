@@ -86,7 +86,7 @@ def _without_repetitions(found: list[Finding]) -> list[Finding]:
 
 def _rank(finding: Finding) -> tuple[bool, float, int]:
     place = float(_ORDER[finding.kind])
-    if finding.kind == "dead_units" and finding.severity == "error":  # nothing behind it can work
+    if finding.kind == "dead_units" and finding.evidence["value"] == 1:  # nothing behind it can work
         place = _ORDER["weight_collapse"] + 0.5
     if finding.kind == "no_gradient" and finding.evidence["value"] == 0.0:  # something multiplies it by 0
         place = _ORDER["constant_output"] + 0.5

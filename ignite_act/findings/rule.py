@@ -23,6 +23,21 @@ def harm(history: History) -> str:
     return STALLED if history.stalled else SLOWER if not history.learning else NO_HARM
 
 
+def by_harm(history: History, *, mistake: bool = False) -> Severity:
+    """How bad something is by what it is seen to do.
+
+    An error is what goes with a network that is known not to learn. While the network learns, a number from its inside
+    is an information. Where no progress is known, nothing is an error.
+
+    Args:
+        history: what it was found in.
+        mistake: whether it is wrong in any case, as a loss that does not fit the outputs: then it is a warning at least.
+    """
+    if history.stalled:
+        return "error"
+    return "info" if history.learning and not mistake else "warning"
+
+
 def finding(
     history: History,
     kind: str,

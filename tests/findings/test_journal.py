@@ -62,7 +62,7 @@ def test_an_empty_journal() -> None:
 
 def test_thresholds_reach_the_rules() -> None:
     """Other thresholds give other findings."""
-    report = made_up_run(dead(0.3))[0]
+    report = made_up_run(dead(0.3), stalled)[0]
     assert [item.severity for item in Journal().add(report)] == ["info"]
     assert [item.severity for item in Journal(Thresholds(dead_warning=0.2)).add(report)] == ["warning"]
     assert Journal(Thresholds(dead_info=0.4)).add(report) == ()
@@ -70,12 +70,12 @@ def test_thresholds_reach_the_rules() -> None:
 
 def test_since_epoch_is_kept() -> None:
     """A finding that goes on has the epoch in which it began, also if its severity changes; its numbers are new."""
-    reports = made_up_run(dead(0.4, 3), dead(0.6, 4, 5), epochs=6)
+    reports = made_up_run(dead(0.4, 3), dead(0.6, 4, 5), stalled, epochs=6)
     journal = Journal()
     found = [journal.add(report) for report in reports[:5]]
     assert found[:2] == [(), ()]
     assert [(item.since_epoch, item.severity) for (item,) in found[2:]] == [
-        (3, "info"), (3, "warning"), (3, "warning"),
+        (3, "info"), (3, "error"), (3, "error"),
     ]  # fmt: skip
     assert [item.evidence["value"] for (item,) in found[2:]] == [0.4, 0.6, 0.6]
 

@@ -75,6 +75,12 @@ def swing_less(numbers: Numbers) -> None:
     numbers["loss"] |= {"mean": sum(course) / 16, "course": course, "max": max(course)}
 
 
+def no_loss(numbers: Numbers) -> None:
+    """Nobody tells of a loss, and the outputs' gradient does not either."""
+    numbers |= {"loss": {}, "scores": {}}
+    numbers["output"] |= dict.fromkeys(("constant_loss", "first_loss", "mean_loss", "accuracy", "majority"))
+
+
 def way_back(*strengths: float) -> Change:
     def apply(numbers: Numbers) -> None:
         for name, strength in zip(LAYERS, strengths, strict=True):
@@ -99,7 +105,7 @@ CASES: dict[str, tuple[list[Change], list[Change], str | None]] = {
                     [change("updates", "fc1", present=1, missing=5)], "fc2"),
     "uncleared_gradient": ([change("updates", "*", cleared=0, uncleared=6)],
                            [change("updates", "*", cleared=1, uncleared=5)], None),
-    "loss_rising": ([change("output", maximised=True)], [change("output", maximised=None)], None),
+    "loss_rising": ([stalled, change("output", maximised=True)], [change("output", maximised=True)], None),
     "output_probabilities": ([change("output", probabilities=1.0, function="softmax", producer="end")],
                              [change("output", probabilities=1.0, loss_applies="nothing", function="softmax")], "end"),
     "output_activation": ([change("output", function="relu", producer="end", min=0.0)],
@@ -199,14 +205,45 @@ def history(reports: list[EpochReport]) -> History:
     return History(reports, T, ended=True)
 
 
-@pytest.mark.parametrize(
-    ("share", "severity"), [(1, None), (4, "info"), (16, "info"), (17, "warning"), (31, "warning"), (32, "error")]
-)
+@pytest.mark.parametrize(("share", "severity"), [(1, None), (4, "info"), (16, "info"), (17, "error"), (32, "error")])
 def test_dead_units_by_their_share(share: int, severity: str | None) -> None:
-    """Above 10 % of a layer an information, above 50 % a warning, all of it an error."""
-    reports = made_up_run(change("dead_neurons", "relu", dead=share, fraction=share / 32))
-    finding = named(judge(reports), "dead_units")
-    assert (finding.severity if finding else None) == severity
+    """From 10 % of a layer on they are worth knowing, above 50 % they are to blame if nothing is learned."""
+    dead = change("dead_neurons", "relu", dead=share, fraction=share / 32)
+    for harm in ("error", "info"):
+        finding = named(judge(made_up_run(dead, *([stalled] if harm == "error" else []))), "dead_units")
+        expected = "info" if severity is not None and harm == "info" else severity
+        assert (finding.severity if finding else None) == expected
+
+
+INSIDE = {
+    "never_updated", "no_gradient", "hidden_softmax", "symmetry", "input_scale", "initial_loss", "dead_units",
+    "constant_output", "no_nonlinearity",
+}  # fmt: skip
+"""Kinds whose evidence, as it is made up here, may go with a network that learns all the same."""
+
+
+@pytest.mark.parametrize("kind", sorted(INSIDE))
+def test_severity_follows_harm(kind: str) -> None:
+    """While the network learns an information; at its first report a warning; an error if it comes no further."""
+    changes = CASES[kind][0]
+
+    def severity(*more: Change, epochs: int = 5) -> str | None:
+        found = named(judge(made_up_run(*more, *changes, epochs=epochs)), kind)
+        return found.severity if found else None
+
+    assert severity() == "info"
+    worst = {"initial_loss": "warning", "no_nonlinearity": "warning"}.get(kind, "error")
+    assert severity(stalled) == worst
+    assert severity(stalled, epochs=1) in ("warning", "info")
+    assert severity(no_loss) in ("warning", "info", None)
+
+
+def test_what_goes_on_keeps_its_severity() -> None:
+    """A network that has begun to learn is not told that it stalls because an epoch is a little worse."""
+    course = [2.30, 2.0, 2.15, 2.0, 2.15]  # progress of 0, 13, 7, 13, 7 %
+    reports = made_up_run(losses(course), accuracies([0.1] * 5, [0.1] * 5), *CASES["hidden_softmax"][0])
+    found = [named(judge(reports[:epochs]), "hidden_softmax").severity for epochs in range(1, 6)]
+    assert found == ["warning", "info", "info", "info", "info"]
 
 
 def test_dead_units_do_not_come_and_go_at_the_threshold() -> None:
@@ -267,11 +304,6 @@ def test_nonfinite_numbers_that_are_over_are_no_error() -> None:
 
 def test_without_a_loss_harm_is_not_made_up() -> None:
     """Vanishing gradients are not called so, and dead units say that their harm is not known."""
-
-    def no_loss(numbers: Numbers) -> None:
-        numbers |= {"loss": {}, "scores": {}}
-        numbers["output"] |= dict.fromkeys(("constant_loss", "first_loss", "mean_loss", "accuracy", "majority"))
-
     vanishing = made_up_run(no_loss, way_back(1e-9, 1e-5, 1e-3))
     assert judge(vanishing, ended=True) == ()
     dead = named(judge(made_up_run(no_loss, change("dead_neurons", "relu", dead=20, fraction=20 / 32))), "dead_units")
@@ -333,8 +365,8 @@ def test_causes_come_before_consequences() -> None:
 def test_what_does_no_harm_comes_last() -> None:
     """Informations follow warnings and errors, whatever their kind."""
     frozen = change("updates", "fc1", trainable=False, owned=False, present=0, nonzero=False, gradient_left=False)
-    reports = made_up_run(frozen, change("dead_neurons", SITES[0], dead=20, fraction=20 / 32))
-    assert [finding.severity for finding in judge(reports)] == ["warning", "info"]
+    reports = made_up_run(frozen, stalled, change("dead_neurons", SITES[0], dead=20, fraction=20 / 32))
+    assert [finding.severity for finding in judge(reports)] == ["error", "info"]
 
 
 def test_a_rule_that_fails_is_said_once_and_costs_nothing_else(monkeypatch, caplog) -> None:

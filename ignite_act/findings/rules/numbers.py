@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ignite_act.findings.history import INPUT, OUTPUT, History, finite, owner
-from ignite_act.findings.rule import finding
+from ignite_act.findings.rule import by_harm, finding
 from ignite_act.report import EpochReport, Finding
 
 
@@ -140,7 +140,7 @@ def exploding(history: History) -> Iterator[Finding]:
 def _backwards(history: History) -> list[Finding]:
     """The backward signal grows on its way from the last layer to the first ones, and nothing is learned."""
     way, t = history.way_back(history.last), history.thresholds
-    if len(way) < 2 or not history.stalled:
+    if len(way) < 2 or not history.at_chance:
         return []
     names = list(way)
     largest = max(way, key=lambda name: way[name])
@@ -154,7 +154,7 @@ def _backwards(history: History) -> list[Finding]:
         finding(
             history,
             "exploding",
-            "error",
+            by_harm(history),
             f"backward signal at {largest} over that at {names[-1]}",
             ratio,
             t.exploding_ratio,
@@ -188,7 +188,7 @@ def _at_the_start(history: History) -> list[Finding]:
         finding(
             history,
             "exploding",
-            "error" if not history.learning else "warning",
+            by_harm(history),
             "largest output of a layer over that of the first layer, before the first step",
             growth,
             history.thresholds.exploding_signal,

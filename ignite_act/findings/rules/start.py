@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from ignite_act.findings.history import INPUT, OUTPUT, History, finite
-from ignite_act.findings.rule import finding
+from ignite_act.findings.rule import by_harm, finding
 from ignite_act.report import Finding
 
 _SQUARED = 1.4
@@ -38,7 +38,7 @@ def input_scale(history: History) -> Iterator[Finding]:
     yield finding(
         history,
         "input_scale",
-        "warning" if history.learning or history.progress is None else "error",
+        by_harm(history),
         quantity,
         value,
         threshold,
@@ -67,7 +67,7 @@ def initial_loss(history: History) -> Iterator[Finding]:
     yield finding(
         history,
         "initial_loss",
-        "warning",
+        "info" if history.learning else "warning",
         "loss of the first batch over that of a constant prediction",
         ratio,
         history.thresholds.initial_loss,

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterator
 
 from ignite_act.findings.history import History, finite
-from ignite_act.findings.rule import finding
+from ignite_act.findings.rule import by_harm, finding
 from ignite_act.report import EpochReport, Finding
 
 _HOLDS = 10.0
@@ -20,7 +20,7 @@ def update_too_large(history: History) -> Iterator[Finding]:
     """Steps that change the weights by a large part of themselves, without the loss coming down."""
     t = history.thresholds
     early = [(report, ratios) for report in _early(history) if (ratios := _of_the_start(history, report))]
-    large = [(report, ratios) for report, ratios in early if statistics.median(ratios.values()) > t.update_large]
+    large = [(report, ratios) for report, ratios in early if _median(ratios) > t.update_large]
     lasting = len(large) > 2 and len(large) == len(early)
     if not large or history.progress is None or history.progress > (0.5 if lasting else t.learned):
         return
@@ -29,9 +29,9 @@ def update_too_large(history: History) -> Iterator[Finding]:
     yield finding(
         history,
         "update_too_large",
-        "error" if not history.learning else "warning",
+        by_harm(history),
         "update ratio, median over the layers",
-        statistics.median(ratios.values()),
+        _median(ratios),
         t.update_large,
         "lower the learning rate by a factor of ten, or warm it up over the first steps",
         "clip the norm of the gradients",
@@ -49,6 +49,8 @@ def update_too_small(history: History) -> Iterator[Finding]:
         return  # a warm-up begins small
     if all(row["learning_rate"] == 0 for row in history.last.updates.values() if row["steps"]):
         return  # see `never_updated`
+    if any(_median(_of_the_start(history, report)) > t.update_large for report in _early(history)):
+        return  # they were too large and have broken something
     early = [ratio for report in _early(history) for ratio in _ratios(report, "ratio").values() if ratio > 0]
     late = list(_ratios(history.last, "ratio").values())
     ratios = min(early, late, key=lambda group: max(group, default=1.0))
@@ -57,15 +59,19 @@ def update_too_small(history: History) -> Iterator[Finding]:
     yield finding(
         history,
         "update_too_small",
-        "error" if history.stalled else "warning",
+        by_harm(history),
         "largest update ratio of a layer",
         max(ratios),
         t.update_small,
         "raise the learning rate by a factor of ten until the loss moves",
         "see whether a schedule or a warm-up holds it down, and whether the loss is multiplied by a small number",
-        since=history.first.epoch,
+        since=history.since(lambda report: max(_ratios(report, "ratio").values(), default=1.0) < t.update_small),
         source="Karpathy, CS231n notes; healthy runs began at 6e-4 to 6e-2 (ours)",
     )
+
+
+def _median(ratios: dict[str, float]) -> float:
+    return statistics.median(ratios.values()) if ratios else 0.0
 
 
 def _early(history: History) -> list[EpochReport]:
@@ -98,7 +104,7 @@ def vanishing_gradient(history: History) -> Iterator[Finding]:
     t = history.thresholds
     weak = history.streak(lambda report: bool(_closed(history, report, _HOLDS * t.vanishing_ratio)))
     shown = [report for report in weak if _closed(history, report, t.vanishing_ratio)]
-    if not history.stalled or not shown:
+    if not history.at_chance or not shown:
         return
     way, closed = history.way_back(shown[-1]), _closed(history, shown[-1], t.vanishing_ratio)
     weakest = min(closed, key=lambda name: way[name])
@@ -108,7 +114,7 @@ def vanishing_gradient(history: History) -> Iterator[Finding]:
     yield finding(
         history,
         "vanishing_gradient",
-        "error",
+        by_harm(history),
         f"backward signal at {layer} over that at {last}",
         way[layer] / way[last],
         t.vanishing_ratio,

@@ -6,8 +6,8 @@ import functools
 from collections.abc import Iterator
 
 from ignite_act.findings.history import History, finite
-from ignite_act.findings.rule import finding
-from ignite_act.report import EpochReport, Finding, Severity
+from ignite_act.findings.rule import by_harm, finding
+from ignite_act.report import EpochReport, Finding
 
 _UNITS = "share of the units that are saturated on more than 99 % of the samples"
 _HOLDS = 0.7
@@ -27,7 +27,7 @@ def dead_units(history: History) -> Iterator[Finding]:
         streak = history.streak(functools.partial(_is_dying, t.dead_info, site))
         if not any(_dead(report, site) >= t.dead_info for report in streak):
             continue
-        severity: Severity = "error" if share == 1 else "warning" if share > t.dead_warning else "info"
+        severity = by_harm(history) if share > t.dead_warning else "info"
         since = streak[0].epoch
         early = history.from_the_start and since == history.first.epoch
         ratio = largest_ratio(since)
@@ -43,11 +43,7 @@ def dead_units(history: History) -> Iterator[Finding]:
             severity,
             f"share of the units that are dead ({row['dead']} of {row['units']})",
             share,
-            {
-                "info": t.dead_info if share >= t.dead_info else _HOLDS * t.dead_info,
-                "warning": t.dead_warning,
-                "error": 1.0,
-            }[severity],
+            t.dead_warning if share > t.dead_warning else t.dead_info if share >= t.dead_info else _HOLDS * t.dead_info,
             *advice,
             layer=site,
             since=since,
@@ -95,7 +91,7 @@ def saturated_units(history: History) -> Iterator[Finding]:
         yield finding(
             history,
             "saturated_units",
-            "error" if history.stalled else "warning" if not history.learning or early else "info",
+            by_harm(history),
             quantity,
             share,
             threshold,

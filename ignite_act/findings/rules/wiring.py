@@ -8,8 +8,8 @@ import statistics
 from collections.abc import Iterator
 
 from ignite_act.findings.history import INPUT, OUTPUT, History, Row, finite
-from ignite_act.findings.rule import finding, harm
-from ignite_act.report import EpochReport, Finding, Severity
+from ignite_act.findings.rule import by_harm, finding, harm
+from ignite_act.report import EpochReport, Finding
 
 _NOT_CALLED = ("no activation function was called in the model's forwards", "it was not called in this window")
 _BLOCKED = 0.02
@@ -33,7 +33,7 @@ def never_updated(history: History) -> Iterator[Finding]:
     yield finding(
         history,
         "never_updated",
-        "error" if everything or not history.learning else "warning",
+        by_harm(history),
         "update ratio of a weight that has a gradient",
         0.0,
         0.0,
@@ -86,13 +86,10 @@ def no_gradient(history: History) -> Iterator[Finding]:
     if used:
         missing = [name for name in used if not updates[name]["present"]]
         everything = set(used) >= set(stepped)
-        unharmed: Severity = (
-            "warning" if missing else "info"
-        )  # what is solved, and an input of zeros, give gradients of 0
         yield finding(
             history,
             "no_gradient",
-            "error" if history.stalled or (everything and not history.learning) else unharmed,
+            by_harm(history) if missing or history.stalled else "info",  # what is solved has gradients of 0
             "gradient of a trainable weight",
             "None" if missing else 0.0,
             "other than 0",
@@ -162,7 +159,7 @@ def uncleared_gradient(history: History) -> Iterator[Finding]:
     yield finding(
         history,
         "uncleared_gradient",
-        "error",
+        by_harm(history, mistake=True),
         "sampled steps whose gradient was not cleared",
         updates[left[0]]["uncleared"],
         0,
@@ -186,9 +183,11 @@ def loss_rising(history: History) -> Iterator[Finding]:
     against = sum(row["against"] for row in rows) / max(sum(row["steps"] for row in rows), 1)
     seen = sum(row["steps"] for row in rows) >= 2 * len(rows) > 0
     maximised = history.maximised
+    if history.learning or (maximised and seen and against > 0.9):  # the one is made up for by the other
+        return
     if maximised:
         quantity, value, threshold = "steps that go away from the targets, by the outputs' gradient, share", 1.0, 0.0
-    elif seen and against > 0.9 and not history.learning:
+    elif seen and against > 0.9:
         quantity, value, threshold = "share of the steps that go along the gradient", against, 0.9
     elif maximised is None and (rise := _rise(history, t.patience)) is not None:
         quantity, value, threshold = "loss over that of the first epoch, rising in every epoch", rise, 1.0
@@ -197,7 +196,7 @@ def loss_rising(history: History) -> Iterator[Finding]:
     yield finding(
         history,
         "loss_rising",
-        "error",
+        "error" if history.stalled or (history.progress or 0.0) < -t.stalled else "warning",
         quantity,
         value,
         threshold,
@@ -249,7 +248,7 @@ def _probabilities(history: History, row: Row) -> Iterator[Finding]:
         yield finding(
             history,
             "output_probabilities",
-            _severity(history),
+            by_harm(history, mistake=True),
             f"share of outputs that are probabilities before the loss applies a {applies}",
             row["probabilities"],
             0.99,
@@ -294,7 +293,7 @@ def _cut_off(history: History, row: Row) -> Iterator[Finding]:
     yield finding(
         history,
         "output_activation",
-        _severity(history),
+        by_harm(history, mistake=True),
         quantity,
         value,
         threshold,
@@ -314,7 +313,7 @@ def hidden_softmax(history: History) -> Iterator[Finding]:
         yield finding(
             history,
             "hidden_softmax",
-            _severity(history),
+            by_harm(history),
             "layers that a softmax feeds",
             1,
             0,
@@ -334,7 +333,7 @@ def constant_output(history: History) -> Iterator[Finding]:
     yield finding(
         history,
         "constant_output",
-        "error",
+        by_harm(history),
         "standard deviation of the output over the samples, over its size",
         row["variation"] / row["scale"] if row["scale"] else 0.0,
         history.thresholds.constant_output,
@@ -370,7 +369,7 @@ def symmetry(history: History) -> Iterator[Finding]:
     yield finding(
         history,
         "symmetry",
-        "error" if not history.learning else "warning",
+        by_harm(history),
         "share of the rows of a weight that equal another one",
         alike[layer],
         history.thresholds.equal_rows,
@@ -408,7 +407,7 @@ def weight_collapse(history: History) -> Iterator[Finding]:
     yield finding(
         history,
         "weight_collapse",
-        "error",
+        by_harm(history),
         "mean absolute weight over its start",
         shares[worst],
         history.thresholds.collapsed,
@@ -453,7 +452,3 @@ def no_nonlinearity(history: History) -> Iterator[Finding]:
 
 def _was_not_called(reason: str) -> bool:
     return reason.startswith(_NOT_CALLED)
-
-
-def _severity(history: History) -> Severity:
-    return "warning" if history.learning else "error"
