@@ -88,6 +88,8 @@ def _rank(finding: Finding) -> tuple[bool, float, int]:
     place = float(_ORDER[finding.kind])
     if finding.kind == "dead_units" and finding.evidence["value"] == 1:  # nothing behind it can work
         place = _ORDER["weight_collapse"] + 0.5
+    if finding.kind == "dead_units" and finding.evidence["value"] <= Thresholds.dead_warning:  # worth knowing
+        place = len(_ORDER)
     if finding.kind == "no_gradient" and finding.evidence["value"] == 0.0:  # something multiplies it by 0
         place = _ORDER["constant_output"] + 0.5
     if finding.kind == "constant_output" and finding.evidence["value"] == 0.0:  # exactly: no rounding of small numbers

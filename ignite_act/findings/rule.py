@@ -31,7 +31,7 @@ def by_harm(history: History, *, mistake: bool = False) -> Severity:
 
     Args:
         history: what it was found in.
-        mistake: whether it is wrong in any case, as a loss that does not fit the outputs: then it is a warning at least.
+        mistake: whether it is wrong in any case, as a loss that does not fit the outputs: a warning at least.
     """
     if history.stalled:
         return "error"

@@ -24,7 +24,6 @@ def never_updated(history: History) -> Iterator[Finding]:
     still = [name for name in trainable if _stays(history.last, name, stepped=stepped)]
     if not still:
         return
-    everything = len(still) == len(trainable)
     if not stepped:
         advice = ("call optimizer.step() after backward()", "build the optimizer from the parameters of this model")
     else:
