@@ -203,14 +203,14 @@ def test_the_command(place):
     before = sorted(place.rglob("*"))
     done = command("own_nets:softmax", "--fail-on", "warning")
     assert (done.returncode, done.stderr) == (
-        3, "--fail-on warning: 3: probabilities go into a loss that expects logits\n",
+        3, "--fail-on warning: 3: probabilities and logits are mixed up\n",
     )  # fmt: skip
     lines = done.stdout.splitlines()
     assert lines[0] == "own_nets:softmax on digits: 300 steps of 32, adam 0.001, in 10 windows"
     assert [line.split(" |")[0] for line in lines if line.startswith("window")] == [
         f"window {number}" for number in range(1, 11)
     ]
-    assert lines[2].startswith("  ERROR 3: probabilities go into a loss that expects logits, since")
+    assert lines[2].startswith("  ERROR 3: probabilities and logits are mixed up, since")
     assert lines[-1] == "findings       1 warning"
     assert sorted(place.rglob("*")) == before
 
@@ -257,7 +257,7 @@ def test_fail_on(invoke, fail_on, code):
     """A finding of that severity or a worse one is exit code 3 and a line; without the option findings are no error."""
     options = ["--fail-on", fail_on] if fail_on else []
     done = invoke("own_nets:softmax", "--steps", 200, *options)
-    said = f"--fail-on {fail_on}: 3: probabilities go into a loss that expects logits\n"
+    said = f"--fail-on {fail_on}: 3: probabilities and logits are mixed up\n"
     assert (done.exit_code, done.stderr) == (code, said if code else "")
     assert done.stdout.splitlines()[-1] == "findings       1 warning"
 

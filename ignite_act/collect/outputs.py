@@ -153,7 +153,10 @@ class OutputCollector(PassCollector):
     - ``blocked``: share of the outputs that are exactly 0 and that the loss wants below;
     - if the loss is a mean squared error: ``squared_loss``, of the first step looked at, ``target_variance``, which is
       the loss of a constant prediction, ``target_variance_maximised``, the same if it is maximised, and ``beyond``, the
-      share of targets out of reach of the output's function.
+      share of targets out of reach of the output's function; ``one_target``: whether each step has one target for all
+      of its samples;
+    - ``linear_loss``: the loss of the first step if it is a sum of outputs with constant factors, as `NLLLoss` is, and
+      ``logarithms``: whether the outputs of each row are logarithms of probabilities.
     """
 
     _made: dict[int, tuple[str, weakref.ref[Tensor]]]

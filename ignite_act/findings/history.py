@@ -104,6 +104,19 @@ class History:
         return bool(known) and all(abs(own / other - 1) < 0.02 for own, other in known)
 
     @functools.cached_property
+    def is_linear(self) -> bool:
+        """Whether the reported loss is a sum of outputs with constant factors."""
+        pairs = [(report.loss.get("first"), report.output.get("linear_loss")) for report in self.reports]
+        known = [(own, other) for own, other in pairs if finite(own) and finite(other) and other]
+        return bool(known) and all(abs(own / other - 1) < 0.02 for own, other in known)
+
+    @property
+    def one_forward_a_step(self) -> bool:
+        """Whether the layers are called as often as there are steps; a discriminator is called more often."""
+        calls = min((row["calls"] for name, row in self.last.signal.items() if name != INPUT), default=0)
+        return 0 < calls <= 1.5 * self.last.loss.get("steps", 0)
+
+    @functools.cached_property
     def inner_constant(self) -> float | None:
         """The same as the outputs' gradient tells it, as a mean over the samples, whatever the loop reports."""
         found = [value for report in self.reports if finite(value := report.output.get("constant_loss"))]
@@ -249,6 +262,12 @@ class History:
             return self.progress is not None
         before = History(self.reports[:-1], self.thresholds) if len(self.reports) > 1 else None
         return self.progress > self.thresholds.stalled and before is not None and before.learning
+
+    @property
+    def falling(self) -> bool:
+        """Whether the training loss of the last epoch is lower than those before it."""
+        losses = [value for _, value in self.train_losses]
+        return len(losses) > 1 and losses[-1] < min(losses[:-1]) - self.thresholds.chance / 5 * abs(losses[0])
 
     # The numbers of a layer over the epochs.
 

@@ -81,7 +81,11 @@ def _without_repetitions(found: list[Finding]) -> list[Finding]:
     """Leaves the labels alone where anything else explains that nothing is learned."""
     serious = {finding.kind for finding in found if finding.severity != "info" or finding.kind == "no_nonlinearity"}
     explained = bool(serious - {"labels_mismatch", "plateau"})
-    return [finding for finding in found if finding.kind != "labels_mismatch" or not explained]
+    return [
+        finding
+        for finding in found
+        if finding.kind != "labels_mismatch" or not explained or finding.evidence["all_alike"]
+    ]
 
 
 def _rank(finding: Finding) -> tuple[bool, float, int]:
@@ -96,6 +100,8 @@ def _rank(finding: Finding) -> tuple[bool, float, int]:
         place = _ORDER["vanishing_gradient"] - 0.5
     if finding.kind == "vanishing_gradient" and finding.evidence["at_once"]:  # what is constant passes nothing back
         place = _ORDER["constant_output"] + 0.5
+    if finding.kind == "labels_mismatch" and finding.evidence["all_alike"]:
+        place = _ORDER["loss_rising"] + 0.5
     if finding.kind == "exploding" and finding.evidence["when"] == "during training":
         place = _ORDER["update_too_large"] + 0.5
     return finding.severity == "info", place, finding.since_epoch

@@ -25,7 +25,7 @@ KINDS: dict[str, Kind] = {
     "no_gradient": Kind("a layer gets no gradient", "gradients"),
     "uncleared_gradient": Kind("gradients are not cleared between steps", "gradients"),
     "loss_rising": Kind("the loss is maximised", "learning"),
-    "output_probabilities": Kind("probabilities go into a loss that expects logits", "learning"),
+    "output_probabilities": Kind("probabilities and logits are mixed up", "learning"),
     "output_activation": Kind("an activation function on the logits", "distributions"),
     "hidden_softmax": Kind("a softmax between two layers", "gradients"),
     "symmetry": Kind("units with equal weights", "gradients"),

@@ -27,7 +27,7 @@ __all__ = ["FITS", "GUESSES", "MOST", "NAMES", "Guess", "Likelihood", "as_rows",
 NAMES = (
     "loss_applies", "maximised", "constant_loss", "first_loss", "mean_loss", "accuracy", "majority",
     "entropy_within", "blocked",
-    "squared_loss", "target_variance", "target_variance_maximised", "beyond",
+    "squared_loss", "target_variance", "target_variance_maximised", "beyond", "linear_loss", "logarithms", "one_target",
 )  # fmt: skip
 MOST = 1 << 18
 """Values of an output that are looked at."""
@@ -86,6 +86,8 @@ class Likelihood(Statistic):
     samples: Tensor | float = 0.0  # of each unit
     beyond: Tensor | float = 0.0  # share of its targets that the outputs cannot reach
     spread: Tensor | float = 0.0  # of the sizes of a gradient, relative; 0 for absolute errors
+    first_linear: Tensor | float = 0.0  # loss of the first step if it is a sum of outputs times constants
+    apart: Tensor | float = 0.0  # variance within a step of targets of squared errors, over that of the outputs
     within: Tensor | float = 0.0  # (2, 2) entropy of the classes within a step
     blocked: Tensor | float = 0.0  # share of the outputs that are 0 and are pushed below
 
@@ -142,7 +144,9 @@ class Likelihood(Statistic):
         )
         outside = ((targets[0] < low - slack) | (targets[0] > high + slack)) & known
         if self.steps == 1:
-            self.first_squared = squared
+            self.first_squared, self.first_linear = squared, (z * g).sum()
+        if self.units == 1 and len(z) > 2:
+            self.apart = self.apart + targets[0].var() / z.var().clamp(min=TINY)
         self.beyond = self.beyond + outside.sum() / number.clamp(min=1)
         targets = torch.where(known, targets, 0.0).double()
         self.sums = self.sums + torch.stack([targets.sum(1), targets.square().sum(1)], 1)

@@ -39,6 +39,8 @@ _LEVER = 0.05
 """Variance of the logarithm of the errors within a class by which losses of one unit are told apart."""
 _NORMAL = 5e-3
 """How far the weights may be from adding up to 1, as they do in a weighted mean, as a logarithm."""
+_SAME = 1e-6
+"""Variance of the targets within a step over that of the outputs below which all samples have the same target."""
 _LOG = 0.01
 """Largest logarithm of the sum of probabilities, whose logarithms the outputs are."""
 
@@ -78,6 +80,9 @@ class _Known:
             "target_variance": variances[0],
             "target_variance_maximised": variances[1],
             "beyond": float(self.state["beyond"]) / self.steps,
+            "linear_loss": float(self.state["first_linear"]) / self.firsts,
+            "logarithms": self._of_logs,
+            "one_target": self.units == 1 and 0 < float(self.state["apart"]) / self.steps < _SAME,
         }
 
     def likelihood(self) -> dict[str, Any]:

@@ -60,6 +60,7 @@ def healthy(epoch: int) -> Numbers:
             "mean_loss": loss,
             "accuracy": 0.5, "majority": 0.1, "entropy_within": 2.2, "blocked": 0.0, "squared_loss": 7.0,
             "target_variance": 0.3, "target_variance_maximised": 0.3, "beyond": 0.0,
+            "linear_loss": 3.0, "logarithms": False, "one_target": False,
         },
         "loss": {
             "steps": 40, "first": CONSTANT if epoch == 1 else loss, "last": loss, "mean": loss, "min": 0.9 * loss,

@@ -338,7 +338,7 @@ def test_any_split_of_the_steps_merges_to_the_whole(cut: int) -> None:
     parts[0].merge(parts[1])
     merged = parts[0].compute()
     for name, value in whole.items():
-        if name in {"first_loss", "squared_loss"}:
+        if name in {"first_loss", "squared_loss", "linear_loss"}:
             value = sum(first[name] for first in firsts) / len(firsts)
         assert merged[name] == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else value), name
 
@@ -415,3 +415,46 @@ def test_rows_of_an_output() -> None:
     assert as_rows(torch.zeros(5, dtype=torch.bfloat16), -1).dtype == torch.float32
     assert as_rows(torch.zeros(()), -1).shape == (1, 1)
     assert as_rows(torch.zeros(1000, 1000), -1).shape == (262, 1000)
+
+
+LINEAR = {  # name: loss of outputs (rows, classes), outputs of logits, linear, logarithms
+    "nll of logarithms": (F.nll_loss, lambda z: z.log_softmax(1), True, True),
+    "nll of logits": (F.nll_loss, lambda z: z, True, False),
+    "nll of probabilities": (F.nll_loss, lambda z: z.softmax(1), True, False),
+    "logarithm of probabilities": (lambda p, y: F.nll_loss(p.log(), y), lambda z: z.softmax(1), False, False),
+    "cross-entropy": (F.cross_entropy, lambda z: z, False, False),
+    "huber at one": (
+        lambda z, y: F.huber_loss(z[range(len(z)), y], 10 + y / 9),
+        lambda z: z,
+        False,
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_a_loss_that_is_a_sum_of_outputs(name: str) -> None:
+    """Where a loss is linear in the outputs, their product with its gradient is the loss."""
+    loss_of, outputs_of, linear, logarithms = LINEAR[name]
+    generator = torch.Generator().manual_seed(0)
+    z = outputs_of(torch.randn(32, 5, generator=generator)).requires_grad_()
+    loss = loss_of(z, torch.randint(5, (32,), generator=generator))
+    first = loss.item()
+    (gradient,) = torch.autograd.grad(loss, z)
+    known = Likelihood(5)
+    known.update(z.detach(), gradient, gradient.numel(), (-math.inf, math.inf))
+    result = known.compute()
+    assert (abs(result["linear_loss"] / first - 1) < 1e-4) == linear
+    assert result["logarithms"] == logarithms
+
+
+@pytest.mark.parametrize(("shape", "one"), [((32,), True), ((32, 1), False)])
+def test_targets_that_are_broadcast_are_one(shape: tuple[int, ...], one: bool) -> None:
+    """Of (N,) against (N, 1) the loss has N x N errors: each output is pulled to the mean of the targets."""
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(32, 1, generator=generator, requires_grad=True)
+    loss = (z - torch.randn(shape, generator=generator)).square().mean()
+    (gradient,) = torch.autograd.grad(loss, z)
+    known = Likelihood(1)
+    known.update(z.detach(), gradient, gradient.numel(), (-math.inf, math.inf))
+    assert known.compute()["one_target"] is one

@@ -20,6 +20,8 @@ _VARIES = 0.1
 """Standard deviation over the samples of a logit, or of an output over that of the targets, of a network that does."""
 _FAR = 0.8
 """With so much progress a swinging loss does no harm worth a word."""
+_SOLVED = 0.1
+"""Mean loss in nats of a network that has found out that all samples have the same class."""
 _MEMORY = 0.4
 """Correlation of neighbouring values (lag 1) beyond that of independent batches."""
 
@@ -173,6 +175,43 @@ def _gaps(history: History) -> list[tuple[int, float]]:
 
 
 def labels_mismatch(history: History) -> Iterator[Finding]:
+    """The labels are not those of the inputs.
+
+    All samples of a step have one target, or all of them one class. Or the inside is healthy, the training samples are
+    hardly or only by heart learned, and validation is at chance.
+    """
+    yield from _one_target(history) or _unlearnable(history)
+
+
+def _one_target(history: History) -> list[Finding]:
+    """Targets that are the same for all samples of a step, by a shape that is broadcast, or of all steps."""
+    rows = [report.output for report in history.reports if report.output and report.output["backwards"] > 1]
+    if not rows or not history.one_forward_a_step:
+        return []
+    if all(row.get("one_target") for row in rows):
+        quantity, value = "steps in which all samples have the same target, share", 1.0
+    elif rows[-1]["majority"] == 1.0 and rows[-1]["units"] > 1 and (rows[-1]["mean_loss"] or 1.0) < _SOLVED:
+        quantity, value = "share of the samples that have the same class", 1.0
+    else:
+        return []
+    return [
+        finding(
+            history,
+            "labels_mismatch",
+            "error" if history.stalled else "warning",
+            quantity,
+            value,
+            1.0,
+            "compare the shapes: targets (N,) against outputs (N, 1) become (N, N), and all are pulled to the mean",
+            "look at some samples with their labels",
+            since=history.first.epoch,
+            damage="there is nothing to learn from the inputs",
+            all_alike=True,
+        )
+    ]
+
+
+def _unlearnable(history: History) -> Iterator[Finding]:
     """The inside is healthy, the training samples are hardly or only by heart learned, and validation is at chance."""
     t, train, validation = history.thresholds, history.train_losses, history.validation_losses
     constant = history.constant_loss
@@ -207,6 +246,7 @@ def labels_mismatch(history: History) -> Iterator[Finding]:
         "see that inputs and labels are taken with the same indices; if so, the task is too hard for this network",
         since=history.first.epoch,
         damage="there is nothing to learn that holds for other samples",
+        all_alike=False,
     )
 
 

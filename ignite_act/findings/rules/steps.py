@@ -17,12 +17,18 @@ _AS_WEAK = 10.0
 
 
 def update_too_large(history: History) -> Iterator[Finding]:
-    """Steps that change the weights by a large part of themselves, without the loss coming down."""
+    """Steps that change the weights by a large part of themselves, and a loss that does not bear it.
+
+    Large steps alone are no harm: small initial weights, adapters and the first steps of Adam have them. So the loss
+    must have come to nothing, or have become worse than it began, or come no further while the steps stay large.
+    """
     t = history.thresholds
     early = [(report, ratios) for report in _early(history) if (ratios := _of_the_start(history, report))]
     large = [(report, ratios) for report, ratios in early if _median(ratios) > t.update_large]
-    lasting = len(large) > 2 and len(large) == len(early)
+    lasting = len(large) > 2 and len(large) == len(early) and not history.falling
     if not large or history.progress is None or history.progress > (0.5 if lasting else t.learned):
+        return
+    if not (lasting or history.stalled or history.progress < -t.stalled):
         return
     report, ratios = large[0]
     worst = max(ratios, key=lambda name: ratios[name])

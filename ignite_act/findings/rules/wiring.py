@@ -229,9 +229,28 @@ def _is_hasty(history: History) -> bool:
 
 
 def output_probabilities(history: History) -> Iterator[Finding]:
-    """The outputs are probabilities already and the loss applies a softmax or a sigmoid again."""
+    """Probabilities and logits are mixed up.
+
+    The outputs are probabilities already and the loss applies a softmax or a sigmoid again. Or the loss takes what it
+    gets for logarithms of probabilities (`NLLLoss`), and they are none: it is then a sum of outputs, and has no lowest
+    value.
+    """
     for row in history.heads:
         yield from _probabilities(history, row)
+    row = history.last.output
+    takes_logarithms = bool(row) and row["loss_applies"] == "nothing" and row["units"] > 1 and history.is_linear
+    if takes_logarithms and not row["logarithms"]:
+        yield finding(
+            history,
+            "output_probabilities",
+            by_harm(history, mistake=True),
+            "share of outputs that are logarithms of probabilities, as the loss takes them for",
+            0.0,
+            "all",
+            "put a log_softmax at the end of the network, or take CrossEntropyLoss, which expects logits",
+            layer=row["producer"] or row["function"] or None,
+            since=history.first.epoch,
+        )
 
 
 def _probabilities(history: History, row: Row) -> Iterator[Finding]:
