@@ -33,7 +33,7 @@ def mobilenet(classes: int = 10, dropout: float = 0.2) -> MobileNetV3:
         InvertedResidualConfig(16, 3, 48, 24, False, "RE", 2, 1, 1.0),
         InvertedResidualConfig(24, 5, 96, 24, True, "HS", 1, 1, 1.0),
     ]
-    return MobileNetV3(settings, 64, num_classes=classes, dropout=dropout)
+    return MobileNetV3(settings, 64, num_classes=classes, dropout=dropout, norm_layer=nn.BatchNorm2d)
 
 
 def efficientnet(classes: int = 4) -> EfficientNet:
@@ -50,7 +50,7 @@ def convnext(classes: int = 4) -> models.ConvNeXt:
 
 def vit(classes: int = 10) -> models.VisionTransformer:
     """A vision transformer of two layers, whose head begins at zero."""
-    return models.VisionTransformer(16, 4, 2, 4, 32, 64, dropout=0.1, num_classes=classes)
+    return models.VisionTransformer(16, 4, 2, 4, 32, 64, dropout=0.05, num_classes=classes)
 
 
 def swin(classes: int = 4) -> models.SwinTransformer:
@@ -263,10 +263,10 @@ class UNet(nn.Module):
 class Embedder(nn.Module):
     """A small convolutional network and a projection of what it finds."""
 
-    def __init__(self, width: int = 16, outputs: int = 16, norm: bool = True) -> None:
+    def __init__(self, channels: int = 1, width: int = 16, outputs: int = 16, norm: bool = True) -> None:
         super().__init__()
         self.backbone = nn.Sequential(
-            conv(1, width, norm=norm),
+            conv(channels, width, stride=channels // 2 + 1, norm=norm),
             conv(width, 2 * width, stride=2, norm=norm),
             conv(2 * width, 32, stride=2, norm=norm),
         )

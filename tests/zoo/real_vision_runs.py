@@ -128,8 +128,8 @@ def resnet_probe(seed: int, *, late_head: bool = False) -> Run:
 def mobilenet(seed: int, *, decay: float = 1e-5, dropout: float = 0.2, momentum: float = 0.9) -> Run:
     """MobileNetV3 with RMSprop and a slow copy."""
     model = nets.mobilenet(dropout=dropout)
-    optimizer = RMSprop(model.parameters(), 2e-3, alpha=0.9, momentum=momentum, weight_decay=decay, eps=1e-3)
-    return classifier(model, digits(seed), optimizer, seed, ema=deepcopy(model))
+    optimizer = RMSprop(model.parameters(), 4e-3, alpha=0.9, momentum=momentum, weight_decay=decay, eps=1e-3)
+    return classifier(model, digits(seed), optimizer, seed, size=24, ema=deepcopy(model))
 
 
 def efficientnet(seed: int, *, rate: float = 3e-3) -> Run:
@@ -145,13 +145,13 @@ def convnext(seed: int, *, rate: float = 4e-3, decay: float = 0.05) -> Run:
     return classifier(model, textures(seed), optimizer, seed, schedule=warm(optimizer, 15, 90))
 
 
-def vit(seed: int, *, encode: Callable[..., Any] = lambda f: f, rate: float = 2e-3) -> Run:
-    """A vision transformer with AdamW, warm-up from zero, clipped gradients and bfloat16."""
+def vit(seed: int, *, encode: Callable[..., Any] = lambda f: f, rate: float = 5e-3) -> Run:
+    """A vision transformer with AdamW, warm-up from zero and clipped gradients."""
     model = nets.vit()
     model.encoder.forward = encode(model.encoder.forward)  # type: ignore[method-assign]
     optimizer = AdamW(model.parameters(), rate, weight_decay=0.05)
-    schedule = warm(optimizer, 20, 150)
-    return classifier(model, digits(seed, count=800), optimizer, seed, schedule=schedule, clip=1.0, bf16=True)
+    schedule = warm(optimizer, 15, 110)
+    return classifier(model, digits(seed, count=640), optimizer, seed, schedule=schedule, clip=1.0)
 
 
 def patches(seed: int, *, scale: float | None = None, rate: float = 3e-3, constant: bool = False) -> Run:

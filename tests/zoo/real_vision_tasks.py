@@ -124,9 +124,11 @@ def mislabelled(task: Task, seed: int, share: float = 0.3, classes: int = 10) ->
 
 
 def shifted(x: Tensor, random: Generator, reach: int = 2) -> Tensor:
-    """Images moved by a few pixels, the whole batch alike."""
-    down, right = torch.randint(-reach, reach + 1, (2,), generator=random).tolist()
-    return x.roll((down, right), (2, 3))
+    """Images, each moved by a few pixels."""
+    rows = torch.arange(x.shape[2]) + torch.randint(-reach, reach + 1, (len(x), 1), generator=random)
+    columns = torch.arange(x.shape[3]) + torch.randint(-reach, reach + 1, (len(x), 1), generator=random)
+    rows, columns = rows % x.shape[2], columns % x.shape[3]
+    return x.transpose(0, 1)[:, torch.arange(len(x))[:, None, None], rows[:, :, None], columns[:, None]].transpose(0, 1)
 
 
 def mixed(x: Tensor, y: Tensor, random: Generator, classes: int) -> tuple[Tensor, Tensor]:
@@ -143,4 +145,4 @@ def mixed(x: Tensor, y: Tensor, random: Generator, classes: int) -> tuple[Tensor
 def view(x: Tensor, random: Generator) -> Tensor:
     """Another view of the images: moved, dimmed and under noise."""
     bright = 0.7 + 0.6 * torch.rand(len(x), 1, 1, 1, generator=random)
-    return bright * shifted(x, random) + 0.1 * torch.randn(x.shape, generator=random)
+    return bright * shifted(x, random, 5) + 0.1 * torch.randn(x.shape, generator=random)
