@@ -279,8 +279,9 @@ class Embedder(nn.Module):
 class Autoencoder(nn.Module):
     """Convolutions to a narrow code and back."""
 
-    def __init__(self, last: Activation = nn.Tanh, code: int = 24) -> None:
+    def __init__(self, last: Activation = nn.Tanh, code: int = 24, detached: bool = False) -> None:
         super().__init__()
+        self.detached = detached
         self.encoder = nn.Sequential(
             conv(1, 16, norm=False), conv(16, 32, stride=2, norm=False), nn.Flatten(), nn.Linear(512, code)
         )
@@ -295,7 +296,8 @@ class Autoencoder(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.decoder(self.encoder(x))
+        code = self.encoder(x)
+        return self.decoder(code.detach() if self.detached else code)
 
 
 class Heads(nn.Module):
@@ -314,16 +316,15 @@ class Heads(nn.Module):
 class Centre(nn.Module):
     """Where the disc is: convolutions with group norm and a head on all of their places."""
 
-    def __init__(self, outputs: int = 2, last: Activation = nn.Identity, norm: bool = True) -> None:
+    def __init__(self, outputs: int = 2, last: Activation = nn.Identity, act: Activation = nn.SiLU) -> None:
         super().__init__()
         widths = (3, 16, 24, 24)
         self.features = nn.Sequential()
         for inputs, width in pairwise(widths):
             self.features.append(nn.Conv2d(inputs, width, 3, 2, 1))
-            if norm:
-                self.features.append(nn.GroupNorm(4, width))
-            self.features.append(nn.SiLU())
-        self.head = nn.Sequential(nn.Flatten(), nn.Linear(96, 32), nn.SiLU(), nn.Linear(32, outputs), last())
+            self.features.append(nn.GroupNorm(4, width))
+            self.features.append(act())
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(96, 32), act(), nn.Linear(32, outputs), last())
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))

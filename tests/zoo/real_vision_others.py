@@ -38,7 +38,6 @@ def unet(
     last: Activation = nn.Sigmoid,
     act: Activation = nn.ReLU,
     flip_mask: bool = True,
-    logs: bool = False,
 ) -> Run:
     """A U-Net that marks the disc, trained by cross-entropy and dice on probabilities, images turned over at random."""
     model, task = nets.UNet(last=last, act=act), shapes(seed)
@@ -51,11 +50,7 @@ def unet(
             x = x.flip(axis) if axis > 1 else x
             mask = mask.flip(axis - 1) if axis > 1 and flip_mask else mask
         probabilities = model(x)[:, 0]
-        if logs:
-            entropy = -(mask * probabilities.log() + (1 - mask) * (1 - probabilities).log()).mean()
-        else:
-            entropy = F.binary_cross_entropy(probabilities, mask)
-        return entropy + dice(probabilities, mask)
+        return F.binary_cross_entropy(probabilities, mask) + dice(probabilities, mask)
 
     held_back = task.held_back()
     score = lambda: mean_over(model, overlap, held_back)  # noqa: E731
@@ -69,9 +64,7 @@ def pixels(model: nn.Module, batch: Any) -> Tensor:
     return ((found & mask).sum((0, 1, 2)) / (found | mask).sum((0, 1, 2))).mean()
 
 
-def lraspp(
-    seed: int, *, loss_fn: Callable[..., Tensor] = F.cross_entropy, rate: float = 0.05, decay: float = 1e-4
-) -> Run:
+def lraspp(seed: int, *, loss_fn: Callable[..., Tensor] = F.cross_entropy, decay: float = 1e-4) -> Run:
     """LR-ASPP that tells background, disc and square apart, some of whose pixels nobody labelled."""
     model, task = nets.lraspp(), shapes(seed)
 
@@ -80,7 +73,7 @@ def lraspp(
         target[:, :2] = 255
         return loss_fn(model(batch[0])["out"], target, ignore_index=255)
 
-    optimizer = SGD(model.parameters(), rate, momentum=0.9, weight_decay=decay)
+    optimizer = SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=decay)
     held_back = task.held_back()
     schedule = CosineAnnealingLR(optimizer, 100)
     training = task.batches(16, seed)
@@ -128,31 +121,27 @@ def siamese(seed: int, *, different: bool = True, epsilon: float = 1e-6, rate: f
     return fit(model, optimizer, loss_of, pairs.batches(32, seed), score=embedding_score(model, task))
 
 
-def triplet(seed: int, *, swapped: bool = False, margin: float = 0.5, epsilon: float = 1e-6) -> Run:
+def triplet(seed: int, *, act: Activation = nn.ReLU, rate: float = 2e-3) -> Run:
     """An anchor, one of its class and one of another, on the unit sphere; the hardest in the batch count."""
     model, task = nets.Embedder(), digits(seed, side=8, channels=1, count=800)
+    model.project[1] = act()
 
     def loss_of(model: nn.Module, batch: Any) -> Tensor:
         x, y = batch
         z = F.normalize(model(x), dim=1)
-        apart = (2 - 2 * z @ z.T).clamp(min=0).add(epsilon).sqrt()
+        apart = (2 - 2 * z @ z.T).clamp(min=0).add(1e-6).sqrt()
         same = y[:, None] == y
         positive = (apart - 9.0 * ~same).amax(1)
         negative = (apart + 9.0 * same).amin(1)
-        if swapped:
-            positive, negative = negative, positive
-        return F.relu(positive - negative + margin).mean()
+        return F.relu(positive - negative + 0.5).mean()
 
-    optimizer = AdamW(model.parameters(), 2e-3)
+    optimizer = AdamW(model.parameters(), rate)
     return fit(model, optimizer, loss_of, task.batches(40, seed), score=embedding_score(model, task))
 
 
-def contrastive(
-    seed: int, *, temperature: float = 0.2, negatives: bool = True, normed: bool = True, act: Activation = nn.ReLU
-) -> Run:
+def contrastive(seed: int, *, negatives: bool = True) -> Run:
     """Two views of each image find one another among those of the batch, as in SimCLR; no labels in training."""
     model, task = nets.Embedder(channels=3), textures(seed, count=640, noise=0.2)
-    model.project[1] = act()
     random = torch.Generator().manual_seed(seed)
 
     def loss_of(model: nn.Module, batch: Any) -> Tensor:
@@ -160,16 +149,15 @@ def contrastive(
         if not negatives:
             return (1 - F.cosine_similarity(a, b)).mean()
         z = torch.cat([a, b])
-        logits = nets.similarity(z, z) if normed else z @ z.T
-        logits = (logits / temperature).masked_fill(torch.eye(len(z), dtype=torch.bool), -1e9)
+        logits = (nets.similarity(z, z) / 0.2).masked_fill(torch.eye(len(z), dtype=torch.bool), -1e9)
         return F.cross_entropy(logits, torch.arange(len(z)).roll(len(a)))
 
     optimizer = AdamW(model.parameters(), 2e-3)
     return fit(model, optimizer, loss_of, task.batches(40, seed), score=embedding_score(model, task))
 
 
-def heads(seed: int, *, ink: float = 1.0, maximize: bool = False, rate: float = 2e-3, shift: int = 0) -> Run:
-    """One trunk, three tasks: the class, whether it is odd, and how much ink there is, which is noisy; under bfloat16."""
+def heads(seed: int, *, ink: float = 1.0, maximize: bool = False, shift: int = 0) -> Run:
+    """One trunk, three tasks: the class, whether it is odd, and how much ink there is, which is noisy."""
     model, task = nets.Heads(), digits(seed, side=8, channels=1, count=640)
     random = torch.Generator().manual_seed(seed)
 
@@ -189,16 +177,14 @@ def heads(seed: int, *, ink: float = 1.0, maximize: bool = False, rate: float = 
     def accuracy_of(model: nn.Module, batch: Any) -> Tensor:
         return (model(batch[0])[0].argmax(1) == batch[1]).float().mean()
 
-    optimizer = RMSprop(model.parameters(), rate, maximize=maximize)
+    optimizer = RMSprop(model.parameters(), 2e-3, maximize=maximize)
     training, held_back = task.batches(32, seed), task.held_back()
     return fit(model, optimizer, loss_of, training, validation=held_back, accuracy_of=accuracy_of, bf16=True)
 
 
-def autoencoder(
-    seed: int, *, last: Activation = nn.Tanh, rate: float = 3e-3, noise: float = 0.3, standard: bool = False
-) -> Run:
+def autoencoder(seed: int, *, last: Activation = nn.Tanh, detached: bool = False, standard: bool = False) -> Run:
     """Digits are drawn again from a code, after noise on what comes in."""
-    model, task = nets.Autoencoder(last=last), digits(seed, side=8, channels=1, count=640)
+    model, task = nets.Autoencoder(last=last, detached=detached), digits(seed, side=8, channels=1, count=640)
     random = torch.Generator().manual_seed(seed)
     if standard:
         train, held = ((x - x.mean(0)) / x.std(0) for x in (task.train[0], task.validation[0]))
@@ -206,10 +192,10 @@ def autoencoder(
 
     def loss_of(model: nn.Module, batch: Any) -> Tensor:
         x = batch[0]
-        seen = x + noise * torch.randn(x.shape, generator=random) if model.training else x
+        seen = x + 0.3 * torch.randn(x.shape, generator=random) if model.training else x
         return F.mse_loss(model(seen), x)
 
-    optimizer = Adam(model.parameters(), rate)
+    optimizer = Adam(model.parameters(), 3e-3)
     return fit(model, optimizer, loss_of, task.batches(32, seed), validation=task.held_back())
 
 
@@ -218,12 +204,11 @@ def centre(
     *,
     last: Activation = nn.Identity,
     unit: float = 1.0,
-    column: bool = False,
+    act: Activation = nn.SiLU,
     flip_target: bool = True,
-    rate: float = 3e-3,
 ) -> Run:
     """Where the disc is, from -1 to 1, images turned over at random."""
-    model, task = nets.Centre(1 if column else 2, last=last), shapes(seed, count=480)
+    model, task = nets.Centre(last=last, act=act), shapes(seed, count=480)
     random = torch.Generator().manual_seed(seed)
 
     def pair(batch: Any, turn: bool) -> tuple[Tensor, Tensor]:
@@ -242,7 +227,7 @@ def centre(
         x, _, target = task.validation
         return -((model(x) / unit - target) ** 2).mean().item()
 
-    optimizer = AdamW(model.parameters(), rate)
+    optimizer = AdamW(model.parameters(), 3e-3)
     held_back = task.held_back()
     return fit(model, optimizer, loss_of, task.batches(32, seed), validation=held_back, score=score)
 
@@ -264,18 +249,18 @@ def height(seed: int, *, flat: bool = True, unit: float = 1.0) -> Run:
     return fit(model, optimizer, loss_of, task.batches(32, seed), validation=task.held_back(), score=score)
 
 
-def density(seed: int, *, sign: float = 1.0, squared: bool = False, rate: float = 3e-3) -> Run:
+def density(seed: int, *, plain: bool = False) -> Run:
     """A normal density of where the disc is; its mean log-density is maximised and the loss becomes negative."""
     model, task = nets.Centre(4), shapes(seed, count=480)
 
     def log_density(model: nn.Module, batch: Any) -> Tensor:
         mean, log_scale = model(batch[0]).chunk(2, 1)
-        scale = log_scale if squared else log_scale.clamp(-5, 3).exp()
+        scale = log_scale if plain else log_scale.clamp(-5, 3).exp()
         deviation = (batch[2] - mean) / scale
         return (-0.5 * deviation**2 - scale.log() - 0.5 * math.log(2 * math.pi)).sum(1).mean()
 
     def loss_of(model: nn.Module, batch: Any) -> Tensor:
-        return -sign * log_density(model, batch)
+        return -log_density(model, batch)
 
     held_back = task.held_back()
 
@@ -285,5 +270,5 @@ def density(seed: int, *, sign: float = 1.0, squared: bool = False, rate: float 
         x, _, target = task.validation
         return -((model(x)[:, :2] - target) ** 2).mean().item()
 
-    optimizer = Adam(model.parameters(), rate)
+    optimizer = Adam(model.parameters(), 3e-3)
     return fit(model, optimizer, loss_of, task.batches(32, seed), validation=held_back, score=score)

@@ -81,7 +81,6 @@ def resnet(
     seed: int,
     *,
     maximize: bool = False,
-    loss_fn: LossFn = smoothed,
     schedule: Callable[[Optimizer], LRScheduler] = lambda optimizer: warm(optimizer, 10, 90),
     shuffled_images: bool = False,
 ) -> Run:
@@ -91,7 +90,7 @@ def resnet(
         x, y = task.train
         task = Task((x[torch.randperm(len(x))], y), task.validation)
     optimizer = SGD(model.parameters(), 0.05, momentum=0.9, nesterov=True, weight_decay=5e-4, maximize=maximize)
-    return classifier(model, task, optimizer, seed, loss_fn=loss_fn, schedule=schedule(optimizer))
+    return classifier(model, task, optimizer, seed, loss_fn=smoothed, schedule=schedule(optimizer))
 
 
 def pretrained(seed: int) -> nets.ResNet:
@@ -154,21 +153,35 @@ def vit(seed: int, *, encode: Callable[..., Any] = lambda f: f, rate: float = 5e
     return classifier(model, digits(seed, count=640), optimizer, seed, schedule=schedule, clip=1.0)
 
 
-def patches(seed: int, *, scale: float | None = None, rate: float = 3e-3, constant: bool = False) -> Run:
+def patches(
+    seed: int,
+    *,
+    scale: float | None = None,
+    rate: float = 3e-3,
+    constant: bool = False,
+    head: float | None = None,
+    count: int | None = None,
+) -> Run:
     """A vision transformer that is written out, on digits in pieces."""
-    model = nets.Patches(scale=scale)
+    model, task = nets.Patches(scale=scale), digits(seed, side=8, channels=1, count=960)
+    if head is not None:
+        nn.init.normal_(model.head.weight, std=head)
+    if count is not None:
+        task = task.first(count).repeated(960 // count)
     if constant:
         nets.initialised(model, lambda weight: nn.init.constant_(weight, 0.02))
     optimizer = Adam(model.parameters(), rate)
-    return classifier(model, digits(seed, side=8, channels=1, count=960), optimizer, seed)
+    return classifier(model, task, optimizer, seed)
 
 
-def swin(seed: int, *, shuffle: bool = True, decay: float = 0.05) -> Run:
+def swin(seed: int, *, copied: bool = False, decay: float = 0.05) -> Run:
     """Swin with AdamW, whose learning rate starts anew every two epochs."""
     model = nets.swin()
     optimizer = AdamW(model.parameters(), 3e-3, weight_decay=decay)
+    if copied:
+        model = deepcopy(model)
     restarts = CosineAnnealingWarmRestarts(optimizer, 20)
-    return classifier(model, textures(seed, count=320), optimizer, seed, schedule=restarts, shuffle=shuffle)
+    return classifier(model, textures(seed, count=320), optimizer, seed, schedule=restarts)
 
 
 def shufflenet(seed: int, *, clear: bool = True) -> Run:
@@ -261,43 +274,56 @@ def few(seed: int, *, count: int | None = None) -> Run:
     model = nets.Plain(dropout=0.3)
     task = mislabelled(digits(seed, side=8, channels=1, count=1150), seed, 0.1)
     if count is not None:
-        task = Task(
-            tuple(values[:count].repeat(10, *[1] * (values.dim() - 1)) for values in task.train), task.validation
-        )
+        task = task.first(count).repeated(10)
     held_back = task.held_back()
     loss_of = lambda model, batch: F.cross_entropy(model(batch[0]), batch[1])  # noqa: E731
     score = lambda: -mean_over(model, loss_of, held_back)  # noqa: E731
     return classifier(model, task, Adam(model.parameters(), 3e-3), seed, score=score)
 
 
-def lenet(seed: int, *, act: Callable[[], nn.Module] = nn.Tanh, gain: float = 1.0, depth: int = 0) -> Run:
+def lenet(
+    seed: int, *, act: Callable[[], nn.Module] = nn.Tanh, gain: float = 1.0, depth: int = 0, byte: bool = False
+) -> Run:
     """Tanh units, as long ago, trained on all digits at once."""
     task = digits(seed, side=8, channels=1, count=240)
+    if byte:
+        task = Task(
+            (127.5 * task.train[0] + 127.5, task.train[1]), (127.5 * task.validation[0] + 127.5, task.validation[1])
+        )
     model = nets.Plain(widths=(1, 12, 16, 16), act=act, hidden_act=act, dropout=0.0)
     if depth:
         model.classifier[2] = nn.Sequential(
             act(), *(layer for _ in range(depth) for layer in (nn.Linear(64, 64), act()))
         )
     nets.initialised(model, lambda weight: weight.data.mul_(gain))
-    x, y = task.train
-    repeated = Task((x.repeat(12, 1, 1, 1), y.repeat(12)), task.validation)
-    return classifier(model, repeated, Adam(model.parameters(), 1e-2), seed, size=len(x), shuffle=False)
+    return classifier(model, task.repeated(12), Adam(model.parameters(), 1e-2), seed, size=240, shuffle=False)
 
 
-def one_epoch(seed: int, *, ordered: bool = False, momentum: float = 0.9, size: int = 8, rate: float = 0.02) -> Run:
+def one_epoch(
+    seed: int, *, shuffle: bool = True, detached: bool = False, momentum: float = 0.9, size: int = 8, rate: float = 0.02
+) -> Run:
     """A ResNet with squeeze and excitation that sees every texture once, without validation."""
     model, task = nets.ExcitedResNet(4, 16), textures(seed, count=960)
-    if ordered:
-        order = task.train[1].argsort()
-        task = Task(tuple(values[order] for values in task.train), task.validation)
+    model.detached = detached
+    order = task.train[1].argsort()
+    task = Task(tuple(values[order] for values in task.train), task.validation)
     optimizer = SGD(model.parameters(), rate, momentum=momentum)
-    return classifier(model, task, optimizer, seed, size=size, shuffle=not ordered, validate=False)
+    return classifier(model, task, optimizer, seed, size=size, shuffle=shuffle, validate=False)
 
 
-def mixer(seed: int, *, act: Callable[[], nn.Module] = nn.GELU, rate: float = 3e-3, pieces: bool = False) -> Run:
+def mixer(
+    seed: int,
+    *,
+    act: Callable[[], nn.Module] = nn.GELU,
+    rate: float = 3e-3,
+    divided: float = 1.0,
+    target: Callable[[Tensor], Tensor] = lambda y: y,
+) -> Run:
     """An MLP-Mixer with AdamW, without accuracy."""
-    model = nets.Mixer(act=act)
-    held_back = (task := digits(seed, side=8, channels=1, count=640)).held_back()
+    model, task = nets.Mixer(act=act), digits(seed, side=8, channels=1, count=640)
+    (x, y), (held_x, held_y) = task.train, task.validation
+    task = Task((x / divided, target(y)), (held_x / divided, held_y))
+    held_back = task.held_back()
     score = lambda: mean_over(model, right, held_back)  # noqa: E731
     optimizer = AdamW(model.parameters(), rate, weight_decay=0.05)
     return classifier(model, task, optimizer, seed, accuracy_of=None, score=score)
@@ -309,11 +335,13 @@ def tagged(model: nn.Module, batch: Any) -> Tensor:
     return 0.5 * (found[there].float().mean() + (~found)[~there].float().mean())
 
 
-def tagger(seed: int, *, last: Callable[[], nn.Module] | None = None, weight: float = 4.0, rate: float = 5e-3) -> Run:
+def tagger(
+    seed: int, *, last: Callable[[], nn.Module] | None = None, rate: float = 5e-3, detached: bool = False
+) -> Run:
     """Tags of images, of which several may be right; those that are there weigh more."""
-    model: nn.Module = nets.ExcitedResNet(4)
+    model = nets.ExcitedResNet(4, detached=detached)
     if last is not None:
         model.head = nn.Sequential(model.head, last())  # type: ignore[assignment, arg-type]
-    loss_fn = lambda logits, y: F.binary_cross_entropy_with_logits(logits, y, pos_weight=torch.tensor(weight))  # noqa: E731
+    loss_fn = lambda logits, y: F.binary_cross_entropy_with_logits(logits, y, pos_weight=torch.tensor(4.0))  # noqa: E731
     optimizer = AdamW(model.parameters(), rate)
     return classifier(model, tags(seed, count=640), optimizer, seed, loss_fn=loss_fn, accuracy_of=tagged)

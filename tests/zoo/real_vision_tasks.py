@@ -32,6 +32,10 @@ class Task:
         """The task with less to train on."""
         return replace(self, train=tuple(values[:count] for values in self.train))
 
+    def repeated(self, times: int) -> Task:
+        """The task whose epochs go through what there is to train on several times."""
+        return replace(self, train=tuple(torch.cat([values] * times) for values in self.train))
+
 
 def digits(seed: int, *, side: int = 16, channels: int = 3, count: int = 480, below: int = 10) -> Task:
     """Handwritten digits from -1 to 1, made larger, of the classes below a number."""
