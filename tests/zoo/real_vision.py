@@ -7,6 +7,7 @@ from zoo import real_vision_runs as runs
 from zoo.base import Case
 from zoo.real_base import healthy
 from zoo.real_vision_faults import CASES as FAULTS
+from zoo.real_vision_other_faults import CASES as OTHER_FAULTS
 
 HEALTHY_CASES: tuple[Case, ...] = (
     healthy("resnet_warm_cosine", runs.resnet, epochs=6),
@@ -39,4 +40,4 @@ HEALTHY_CASES: tuple[Case, ...] = (
     healthy("height_sgd", others.height, epochs=6),
     healthy("density_negative", others.density, epochs=6),
 )
-CASES: tuple[Case, ...] = (*HEALTHY_CASES, *FAULTS)
+CASES: tuple[Case, ...] = (*HEALTHY_CASES, *FAULTS, *OTHER_FAULTS)

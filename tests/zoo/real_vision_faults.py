@@ -1,4 +1,4 @@
-"""Real runs on images, each with one mistake."""
+"""Real trainings of classifiers of images, each with one mistake."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo import real_vision_others as others
 from zoo import real_vision_runs as runs
 from zoo.base import Case
 from zoo.real_base import faulty
@@ -19,7 +18,7 @@ def nll_of_probabilities(logits: Tensor, y: Tensor, **settings: int) -> Tensor:
     return F.nll_loss(logits.softmax(1), y, **settings)
 
 
-CLASSIFIERS: tuple[Case, ...] = (
+CASES: tuple[Case, ...] = (
     faulty(
         "resnet_warm_cosine",
         "maximize",
@@ -62,6 +61,7 @@ CLASSIFIERS: tuple[Case, ...] = (
         epochs=4,
         layers=("fc",),
     ),
+    faulty("resnet_probe", "ordered", "oscillation", partial(runs.resnet_probe, shuffle=False), epochs=4),
     faulty(
         "mobilenet_rmsprop",
         "decay",
@@ -73,12 +73,7 @@ CLASSIFIERS: tuple[Case, ...] = (
     ),
     faulty("mobilenet_rmsprop", "dropout", "over_regularised", partial(runs.mobilenet, dropout=0.97)),
     faulty(
-        "efficientnet_clipped",
-        "rate",
-        "update_too_small",
-        partial(runs.efficientnet, rate=1e-6),
-        "plateau",
-        epochs=4,
+        "efficientnet_clipped", "rate", "update_too_small", partial(runs.efficientnet, rate=1e-6), "plateau", epochs=4
     ),
     faulty(
         "convnext_warm",
@@ -119,6 +114,16 @@ CLASSIFIERS: tuple[Case, ...] = (
         "plateau",
         epochs=4,
     ),
+    faulty("patches_adam", "head", "initial_loss", partial(runs.patches, head=5.0), epochs=4, layers=("head",)),
+    faulty("patches_adam", "few", "overfitting", partial(runs.patches, count=64), epochs=4),
+    faulty(
+        "patches_adam",
+        "detached",
+        "no_gradient",
+        partial(runs.patches, detached=True),
+        epochs=4,
+        layers=("embed", "layers*", "norm"),
+    ),
     faulty(
         "swin_restarts",
         "decay",
@@ -128,6 +133,7 @@ CLASSIFIERS: tuple[Case, ...] = (
         "plateau",
         epochs=6,
     ),
+    faulty("swin_restarts", "copied", "never_updated", partial(runs.swin, copied=True), epochs=6),
     faulty(
         "shufflenet_accumulated",
         "uncleared",
@@ -137,13 +143,9 @@ CLASSIFIERS: tuple[Case, ...] = (
         "update_too_large",
         epochs=4,
     ),
+    faulty("regnet_mixed", "noise", "over_regularised", partial(runs.regnet, noise=8.0), "plateau", epochs=6),
     faulty(
-        "regnet_mixed",
-        "noise",
-        "over_regularised",
-        partial(runs.regnet, noise=8.0),
-        "plateau",
-        epochs=6,
+        "regnet_mixed", "momentum", "oscillation", partial(runs.regnet, momentum=0.999), "update_too_large", epochs=6
     ),
     faulty(
         "densenet_rare",
@@ -202,45 +204,13 @@ CLASSIFIERS: tuple[Case, ...] = (
     faulty("plain_dropout", "constant", "symmetry", partial(runs.plain, constant=0.05)),
     faulty("plain_dropout", "listed", "never_updated", partial(runs.plain, listed=False)),
     faulty("plain_dropout", "nearly_all", "over_regularised", partial(runs.plain, dropout=0.95), "plateau"),
-    faulty("plain_mislabelled", "few", "overfitting", partial(runs.few, count=96), epochs=6),
-    faulty(
-        "lenet_full_batch",
-        "deep_sigmoid",
-        "vanishing_gradient",
-        partial(runs.lenet, act=nn.Sigmoid, depth=5),
-        "constant_output",
-        "plateau",
-    ),
-    faulty(
-        "lenet_full_batch",
-        "gain",
-        "saturated_units",
-        partial(runs.lenet, gain=40.0),
-        "exploding",
-        "initial_loss",
-    ),
-    faulty(
-        "tagger_weighted",
-        "sigmoid",
-        "output_probabilities",
-        partial(runs.tagger, last=nn.Sigmoid),
-        layers=("head*",),
-    ),
-    faulty(
-        "tagger_weighted",
-        "relu",
-        "output_activation",
-        partial(runs.tagger, last=nn.ReLU),
-        layers=("head*",),
-    ),
-)
-NEW: tuple[Case, ...] = (
     faulty(
         "plain_dropout",
         "statistics",
         "input_scale",
         partial(runs.plain, scale=0.5 / 58.4, offset=0.5 / 58.4 - 123.7 / 58.4),
-        "update_too_small",
+        "constant_output",
+        "plateau",
     ),
     faulty("plain_dropout", "raw_nll", "output_probabilities", partial(runs.plain, loss_fn=F.nll_loss), "exploding"),
     faulty(
@@ -252,22 +222,28 @@ NEW: tuple[Case, ...] = (
         "constant_output",
         "plateau",
     ),
-    faulty("lenet_full_batch", "bytes", "input_scale", partial(runs.lenet, byte=True), "saturated_units"),
-    faulty("mixer_adamw", "divided_twice", "input_scale", partial(runs.mixer, divided=255.0), "update_too_small"),
+    faulty("plain_dropout", "ordered", "oscillation", partial(runs.plain, shuffle=False), "constant_output"),
+    faulty("plain_mislabelled", "few", "overfitting", partial(runs.few, count=96), epochs=6),
+    faulty(
+        "lenet_full_batch",
+        "deep_sigmoid",
+        "vanishing_gradient",
+        partial(runs.lenet, act=nn.Sigmoid, depth=5),
+        "constant_output",
+        "plateau",
+    ),
+    faulty("lenet_full_batch", "gain", "saturated_units", partial(runs.lenet, gain=40.0), "exploding", "initial_loss"),
+    faulty(
+        "tagger_weighted", "sigmoid", "output_probabilities", partial(runs.tagger, last=nn.Sigmoid), layers=("head*",)
+    ),
+    faulty("tagger_weighted", "relu", "output_activation", partial(runs.tagger, last=nn.ReLU), layers=("head*",)),
+    faulty(
+        "mixer_adamw", "divided_twice", "input_scale", partial(runs.mixer, divided=255.0), "constant_output", "plateau"
+    ),
     faulty(
         "mixer_adamw", "one_class", "labels_mismatch", partial(runs.mixer, target=lambda y: y // 10), "constant_output"
     ),
     faulty("mixer_adamw", "rate_zero", "never_updated", partial(runs.mixer, rate=0.0), "update_too_small"),
-    faulty(
-        "mixer_adamw",
-        "softmax",
-        "hidden_softmax",
-        partial(runs.mixer, act=lambda: nn.Softmax(-1)),
-        layers=("layers.*",),
-    ),
-    faulty("patches_adam", "head", "initial_loss", partial(runs.patches, head=5.0), epochs=4, layers=("head",)),
-    faulty("patches_adam", "few", "overfitting", partial(runs.patches, count=64), epochs=4),
-    faulty("swin_restarts", "copied", "never_updated", partial(runs.swin, copied=True), epochs=6),
     faulty(
         "excited_one_epoch",
         "ordered",
@@ -276,126 +252,4 @@ NEW: tuple[Case, ...] = (
         "constant_output",
         epochs=1,
     ),
-    faulty("excited_one_epoch", "pairs", "oscillation", partial(runs.one_epoch, size=2), "update_too_large", epochs=1),
-    faulty(
-        "excited_one_epoch",
-        "momentum",
-        "oscillation",
-        partial(runs.one_epoch, momentum=0.995),
-        "update_too_large",
-        epochs=1,
-    ),
-    faulty(
-        "excited_one_epoch",
-        "detached",
-        "no_gradient",
-        partial(runs.one_epoch, detached=True),
-        epochs=1,
-        layers=("stem*", "blocks*"),
-    ),
-    faulty(
-        "tagger_weighted", "detached", "no_gradient", partial(runs.tagger, detached=True), layers=("stem*", "blocks*")
-    ),
-    faulty(
-        "autoencoder_noise",
-        "detached",
-        "no_gradient",
-        partial(others.autoencoder, detached=True),
-        epochs=6,
-        layers=("encoder*",),
-    ),
-    faulty(
-        "triplet_hardest",
-        "softmax",
-        "hidden_softmax",
-        partial(others.triplet, act=lambda: nn.Softmax(1)),
-        layers=("project.1",),
-    ),
-    faulty("triplet_hardest", "rate", "update_too_large", partial(others.triplet, rate=0.1), "constant_output"),
-    faulty("centre_turned", "identity", "no_nonlinearity", partial(others.centre, act=nn.Identity), epochs=6),
-    faulty(
-        "lraspp_pixels",
-        "decay",
-        "weight_collapse",
-        partial(others.lraspp, decay=1.0),
-        "over_regularised",
-        "constant_output",
-    ),
 )
-OTHERS: tuple[Case, ...] = (
-    faulty(
-        "unet_dice",
-        "softmax",
-        "constant_output",
-        partial(others.unet, last=lambda: nn.Softmax(1)),
-        "no_gradient",
-        epochs=4,
-        layers=("last",),
-    ),
-    faulty(
-        "unet_dice",
-        "flipped",
-        "labels_mismatch",
-        partial(others.unet, flip_mask=False),
-        "plateau",
-        epochs=4,
-    ),
-    faulty("unet_dice", "identity", "no_nonlinearity", partial(others.unet, act=nn.Identity), epochs=4),
-    faulty(
-        "lraspp_pixels",
-        "nll",
-        "output_probabilities",
-        partial(others.lraspp, loss_fn=nll_of_probabilities),
-    ),
-    faulty(
-        "siamese_pairs",
-        "same_only",
-        "constant_output",
-        partial(others.siamese, different=False),
-        epochs=4,
-        layers=("project*",),
-    ),
-    faulty("siamese_pairs", "root_of_zero", "nonfinite", partial(others.siamese, epsilon=0.0), epochs=4),
-    faulty(
-        "contrastive_views",
-        "no_negatives",
-        "constant_output",
-        partial(others.contrastive, negatives=False),
-    ),
-    faulty("heads_bf16", "units", "initial_loss", partial(others.heads, ink=1e4), "exploding"),
-    faulty("heads_bf16", "maximize", "loss_rising", partial(others.heads, maximize=True), "exploding"),
-    faulty("heads_bf16", "shifted", "labels_mismatch", partial(others.heads, shift=1), "overfitting", "plateau"),
-    faulty(
-        "autoencoder_noise",
-        "relu",
-        "output_activation",
-        partial(others.autoencoder, last=nn.ReLU),
-        epochs=6,
-        layers=("decoder.6",),
-    ),
-    faulty("autoencoder_noise", "deviation_zero", "nonfinite", partial(others.autoencoder, standard=True), epochs=6),
-    faulty(
-        "centre_turned",
-        "sigmoid",
-        "output_activation",
-        partial(others.centre, last=nn.Sigmoid),
-        epochs=6,
-        layers=("head.4",),
-    ),
-    faulty(
-        "centre_turned",
-        "units",
-        "initial_loss",
-        partial(others.centre, unit=1e4),
-        "update_too_small",
-        "plateau",
-        epochs=6,
-    ),
-    faulty("centre_turned", "flipped", "labels_mismatch", partial(others.centre, flip_target=False), epochs=6),
-    faulty("height_sgd", "broadcast", "labels_mismatch", partial(others.height, flat=False), "plateau", epochs=6),
-    faulty(
-        "height_sgd", "units", "exploding", partial(others.height, unit=100.0), "nonfinite", "initial_loss", epochs=6
-    ),
-    faulty("density_negative", "no_exp", "nonfinite", partial(others.density, plain=True), epochs=6),
-)
-CASES: tuple[Case, ...] = (*CLASSIFIERS, *NEW, *OTHERS)

@@ -119,18 +119,16 @@ class Excited(nn.Module):
 class ExcitedResNet(nn.Module):
     """A stem, residual blocks with squeeze and excitation, a pool and a head."""
 
-    def __init__(self, classes: int = 10, width: int = 24, norm: bool = True, detached: bool = False) -> None:
+    def __init__(self, classes: int = 10, width: int = 24, norm: bool = True) -> None:
         super().__init__()
         self.stem = conv(3, width, stride=2, norm=norm)
         self.blocks = nn.Sequential(*(Excited(width, norm) for _ in range(3)))
         self.last = conv(width, 2 * width, stride=2, norm=norm)
         self.head = nn.Linear(2 * width, classes)
         self.pooled: tuple[int, ...] = (2, 3)
-        self.detached = detached
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.blocks(self.stem(x))
-        x = self.last(x.detach() if self.detached else x)
+        x = self.last(self.blocks(self.stem(x)))
         return self.head(x.mean(self.pooled, keepdim=True).expand(len(x), -1, 1, 1).flatten(1))
 
 
@@ -199,6 +197,7 @@ class Patches(nn.Module):
 
     def __init__(self, classes: int = 10, width: int = 32, depth: int = 2, scale: float | None = None) -> None:
         super().__init__()
+        self.detached = False
         self.embed = nn.Conv2d(1, width, 2, 2)
         self.place = nn.Parameter(0.02 * torch.randn(16, width))
         self.layers = nn.Sequential(*(Layer(width, scale or (width // 4) ** -0.5) for _ in range(depth)))
@@ -206,7 +205,8 @@ class Patches(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x).flatten(2).transpose(1, 2) + self.place
-        return self.head(self.norm(self.layers(x)).mean(1))
+        x = self.norm(self.layers(x)).mean(1)
+        return self.head(x.detach() if self.detached else x)
 
 
 class Mixing(nn.Module):
@@ -279,9 +279,8 @@ class Embedder(nn.Module):
 class Autoencoder(nn.Module):
     """Convolutions to a narrow code and back."""
 
-    def __init__(self, last: Activation = nn.Tanh, code: int = 24, detached: bool = False) -> None:
+    def __init__(self, last: Activation = nn.Tanh, code: int = 24) -> None:
         super().__init__()
-        self.detached = detached
         self.encoder = nn.Sequential(
             conv(1, 16, norm=False), conv(16, 32, stride=2, norm=False), nn.Flatten(), nn.Linear(512, code)
         )
@@ -296,8 +295,7 @@ class Autoencoder(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        code = self.encoder(x)
-        return self.decoder(code.detach() if self.detached else code)
+        return self.decoder(self.encoder(x))
 
 
 class Heads(nn.Module):
@@ -316,15 +314,15 @@ class Heads(nn.Module):
 class Centre(nn.Module):
     """Where the disc is: convolutions with group norm and a head on all of their places."""
 
-    def __init__(self, outputs: int = 2, last: Activation = nn.Identity, act: Activation = nn.SiLU) -> None:
+    def __init__(self, outputs: int = 2, last: Activation = nn.Identity) -> None:
         super().__init__()
         widths = (3, 16, 24, 24)
         self.features = nn.Sequential()
         for inputs, width in pairwise(widths):
             self.features.append(nn.Conv2d(inputs, width, 3, 2, 1))
             self.features.append(nn.GroupNorm(4, width))
-            self.features.append(act())
-        self.head = nn.Sequential(nn.Flatten(), nn.Linear(96, 32), act(), nn.Linear(32, outputs), last())
+            self.features.append(nn.SiLU())
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(96, 32), nn.SiLU(), nn.Linear(32, outputs), last())
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.features(x))

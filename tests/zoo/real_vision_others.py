@@ -98,9 +98,11 @@ def embedding_score(model: nn.Module, task: Task) -> Callable[[], float]:
     return score
 
 
-def siamese(seed: int, *, different: bool = True, epsilon: float = 1e-6, rate: float = 2e-3) -> Run:
+def siamese(seed: int, *, different: bool = True, epsilon: float = 1e-6, scale: float = 1.0) -> Run:
     """Two images through one network: near if they are of one class, a margin apart if not."""
     model, task = nets.Embedder(outputs=8, norm=False), digits(seed, side=8, channels=1, count=800)
+    if scale != 1:
+        task = task.scaled(scale, scale)
     x, y = task.train
     random = torch.Generator().manual_seed(seed)
     first = torch.randint(len(x), (960,), generator=random)
@@ -117,7 +119,7 @@ def siamese(seed: int, *, different: bool = True, epsilon: float = 1e-6, rate: f
         apart = nets.distance(model(a), model(b), epsilon)
         return (same * apart**2 + (1 - same) * F.relu(1.5 - apart) ** 2).mean()
 
-    optimizer = Adam(model.parameters(), rate)
+    optimizer = Adam(model.parameters(), 2e-3)
     return fit(model, optimizer, loss_of, pairs.batches(32, seed), score=embedding_score(model, task))
 
 
@@ -182,9 +184,9 @@ def heads(seed: int, *, ink: float = 1.0, maximize: bool = False, shift: int = 0
     return fit(model, optimizer, loss_of, training, validation=held_back, accuracy_of=accuracy_of, bf16=True)
 
 
-def autoencoder(seed: int, *, last: Activation = nn.Tanh, detached: bool = False, standard: bool = False) -> Run:
+def autoencoder(seed: int, *, last: Activation = nn.Tanh, standard: bool = False) -> Run:
     """Digits are drawn again from a code, after noise on what comes in."""
-    model, task = nets.Autoencoder(last=last, detached=detached), digits(seed, side=8, channels=1, count=640)
+    model, task = nets.Autoencoder(last=last), digits(seed, side=8, channels=1, count=640)
     random = torch.Generator().manual_seed(seed)
     if standard:
         train, held = ((x - x.mean(0)) / x.std(0) for x in (task.train[0], task.validation[0]))
@@ -204,11 +206,10 @@ def centre(
     *,
     last: Activation = nn.Identity,
     unit: float = 1.0,
-    act: Activation = nn.SiLU,
     flip_target: bool = True,
 ) -> Run:
     """Where the disc is, from -1 to 1, images turned over at random."""
-    model, task = nets.Centre(last=last, act=act), shapes(seed, count=480)
+    model, task = nets.Centre(last=last), shapes(seed, count=480)
     random = torch.Generator().manual_seed(seed)
 
     def pair(batch: Any, turn: bool) -> tuple[Tensor, Tensor]:
@@ -232,7 +233,7 @@ def centre(
     return fit(model, optimizer, loss_of, task.batches(32, seed), validation=held_back, score=score)
 
 
-def height(seed: int, *, flat: bool = True, unit: float = 1.0) -> Run:
+def height(seed: int, *, flat: bool = True, unit: float = 1.0, rate: float = 0.05) -> Run:
     """How high the disc is, one number an image, with SGD."""
     model, task = nets.Centre(1), shapes(seed, count=480)
 
@@ -245,7 +246,7 @@ def height(seed: int, *, flat: bool = True, unit: float = 1.0) -> Run:
         model.eval()
         return -((model(task.validation[0])[:, 0] / unit - task.validation[2][:, 0]) ** 2).mean().item()
 
-    optimizer = SGD(model.parameters(), 0.05, momentum=0.9)
+    optimizer = SGD(model.parameters(), rate, momentum=0.9)
     return fit(model, optimizer, loss_of, task.batches(32, seed), validation=task.held_back(), score=score)
 
 

@@ -112,7 +112,7 @@ def resnet_tuned(seed: int, *, rate: float = 1.0, calls: str = "step") -> Run:
     return classifier(model, digits(seed, side=12, count=360), optimizer, seed, size=24, schedule=schedule)
 
 
-def resnet_probe(seed: int, *, late_head: bool = False) -> Run:
+def resnet_probe(seed: int, *, late_head: bool = False, shuffle: bool = True) -> Run:
     """A new head on the pretrained ResNet, all else is frozen."""
     model = pretrained(seed)
     new = nn.Linear(128, 10)
@@ -121,7 +121,7 @@ def resnet_probe(seed: int, *, late_head: bool = False) -> Run:
     nets.frozen(model, "fc")
     optimizer = Adam(model.fc.parameters(), 1e-2)
     model.fc = new
-    return classifier(model, digits(seed, side=12), optimizer, seed)
+    return classifier(model, digits(seed, side=12).ordered(), optimizer, seed, shuffle=shuffle)
 
 
 def mobilenet(seed: int, *, decay: float = 1e-5, dropout: float = 0.2, momentum: float = 0.9) -> Run:
@@ -161,9 +161,11 @@ def patches(
     constant: bool = False,
     head: float | None = None,
     count: int | None = None,
+    detached: bool = False,
 ) -> Run:
     """A vision transformer that is written out, on digits in pieces."""
     model, task = nets.Patches(scale=scale), digits(seed, side=8, channels=1, count=960)
+    model.detached = detached
     if head is not None:
         nn.init.normal_(model.head.weight, std=head)
     if count is not None:
@@ -209,7 +211,7 @@ def shufflenet(seed: int, *, clear: bool = True) -> Run:
     return Run(model, Engine(step), task.batches(16, seed), evaluator, held_back, optimizer, score)
 
 
-def regnet(seed: int, *, noise: float = 0.1) -> Run:
+def regnet(seed: int, *, noise: float = 0.1, momentum: float = 0.9) -> Run:
     """RegNet on digits that are moved, mixed and put under noise, so that training is harder than validation."""
     model = nets.regnet()
     random = torch.Generator().manual_seed(seed)
@@ -218,7 +220,7 @@ def regnet(seed: int, *, noise: float = 0.1) -> Run:
         x, target = mixed(shifted(x, random, 1), y, random, 10)
         return x + noise * torch.randn(x.shape, generator=random), target
 
-    optimizer = SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=1e-4)
+    optimizer = SGD(model.parameters(), 0.1, momentum=momentum, weight_decay=1e-4)
     return classifier(model, digits(seed), optimizer, seed, prepare=prepare)
 
 
@@ -254,19 +256,18 @@ def plain(
     decay: float = 0.0,
     loss_fn: LossFn = F.cross_entropy,
     constant: float | None = None,
+    shuffle: bool = True,
     **settings: Any,
 ) -> Run:
     """Convolutions without norm, with dropout and Adam."""
     model = nets.Plain(**settings)
-    task = digits(seed, side=8, channels=1, count=960)
-    task = Task(
-        (task.train[0] * scale + offset, task.train[1]), (task.validation[0] * scale + offset, task.validation[1])
-    )
+    task = digits(seed, side=8, channels=1, count=960).scaled(scale, offset).ordered()
     if bias is not None:
         nn.init.constant_(model.features[1][0].bias, bias)
     if constant is not None:
         nets.initialised(model, lambda weight: nn.init.constant_(weight, constant))
-    return classifier(model, task, Adam(model.parameters(), rate, weight_decay=decay), seed, loss_fn=loss_fn)
+    optimizer = Adam(model.parameters(), rate, weight_decay=decay)
+    return classifier(model, task, optimizer, seed, loss_fn=loss_fn, shuffle=shuffle)
 
 
 def few(seed: int, *, count: int | None = None) -> Run:
@@ -281,15 +282,9 @@ def few(seed: int, *, count: int | None = None) -> Run:
     return classifier(model, task, Adam(model.parameters(), 3e-3), seed, score=score)
 
 
-def lenet(
-    seed: int, *, act: Callable[[], nn.Module] = nn.Tanh, gain: float = 1.0, depth: int = 0, byte: bool = False
-) -> Run:
+def lenet(seed: int, *, act: Callable[[], nn.Module] = nn.Tanh, gain: float = 1.0, depth: int = 0) -> Run:
     """Tanh units, as long ago, trained on all digits at once."""
     task = digits(seed, side=8, channels=1, count=240)
-    if byte:
-        task = Task(
-            (127.5 * task.train[0] + 127.5, task.train[1]), (127.5 * task.validation[0] + 127.5, task.validation[1])
-        )
     model = nets.Plain(widths=(1, 12, 16, 16), act=act, hidden_act=act, dropout=0.0)
     if depth:
         model.classifier[2] = nn.Sequential(
@@ -299,16 +294,11 @@ def lenet(
     return classifier(model, task.repeated(12), Adam(model.parameters(), 1e-2), seed, size=240, shuffle=False)
 
 
-def one_epoch(
-    seed: int, *, shuffle: bool = True, detached: bool = False, momentum: float = 0.9, size: int = 8, rate: float = 0.02
-) -> Run:
+def one_epoch(seed: int, *, shuffle: bool = True) -> Run:
     """A ResNet with squeeze and excitation that sees every texture once, without validation."""
-    model, task = nets.ExcitedResNet(4, 16), textures(seed, count=960)
-    model.detached = detached
-    order = task.train[1].argsort()
-    task = Task(tuple(values[order] for values in task.train), task.validation)
-    optimizer = SGD(model.parameters(), rate, momentum=momentum)
-    return classifier(model, task, optimizer, seed, size=size, shuffle=shuffle, validate=False)
+    model, task = nets.ExcitedResNet(4, 16), textures(seed, count=960).ordered()
+    optimizer = SGD(model.parameters(), 0.02, momentum=0.9)
+    return classifier(model, task, optimizer, seed, size=8, shuffle=shuffle, validate=False)
 
 
 def mixer(
@@ -339,7 +329,7 @@ def tagger(
     seed: int, *, last: Callable[[], nn.Module] | None = None, rate: float = 5e-3, detached: bool = False
 ) -> Run:
     """Tags of images, of which several may be right; those that are there weigh more."""
-    model = nets.ExcitedResNet(4, detached=detached)
+    model = nets.ExcitedResNet(4)
     if last is not None:
         model.head = nn.Sequential(model.head, last())  # type: ignore[assignment, arg-type]
     loss_fn = lambda logits, y: F.binary_cross_entropy_with_logits(logits, y, pos_weight=torch.tensor(4.0))  # noqa: E731

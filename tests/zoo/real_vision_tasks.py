@@ -36,6 +36,16 @@ class Task:
         """The task whose epochs go through what there is to train on several times."""
         return replace(self, train=tuple(torch.cat([values] * times) for values in self.train))
 
+    def ordered(self) -> Task:
+        """The task with what there is to train on sorted by class, as files in folders are."""
+        order = self.train[1].argsort(stable=True)
+        return replace(self, train=tuple(values[order] for values in self.train))
+
+    def scaled(self, factor: float, offset: float = 0.0) -> Task:
+        """The task with images of other units."""
+        (x, *rest), (held, *others) = self.train, self.validation
+        return Task((x * factor + offset, *rest), (held * factor + offset, *others))
+
 
 def digits(seed: int, *, side: int = 16, channels: int = 3, count: int = 480, below: int = 10) -> Task:
     """Handwritten digits from -1 to 1, made larger, of the classes below a number."""
