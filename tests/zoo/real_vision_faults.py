@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from zoo.base import Case
 from zoo.real_base import faulty
 
 
-def nll_of_probabilities(logits: Tensor, y: Tensor, **settings: int) -> Tensor:
+def nll_of_probabilities(logits: Tensor, y: Tensor, **settings: Any) -> Tensor:
     """The negative log-likelihood of probabilities, whose logarithm was forgotten."""
     return F.nll_loss(logits.softmax(1), y, **settings)
 

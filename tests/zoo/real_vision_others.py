@@ -98,11 +98,9 @@ def embedding_score(model: nn.Module, task: Task) -> Callable[[], float]:
     return score
 
 
-def siamese(seed: int, *, different: bool = True, epsilon: float = 1e-6, scale: float = 1.0) -> Run:
+def siamese(seed: int, *, different: bool = True, epsilon: float = 1e-6) -> Run:
     """Two images through one network: near if they are of one class, a margin apart if not."""
     model, task = nets.Embedder(outputs=8, norm=False), digits(seed, side=8, channels=1, count=800)
-    if scale != 1:
-        task = task.scaled(scale, scale)
     x, y = task.train
     random = torch.Generator().manual_seed(seed)
     first = torch.randint(len(x), (960,), generator=random)

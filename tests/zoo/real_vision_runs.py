@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import (
     OneCycleLR,
     StepLR,
 )
+from torchvision.models import ResNet
 
 from zoo import real_vision_models as nets
 from zoo.base import Run
@@ -93,7 +94,7 @@ def resnet(
     return classifier(model, task, optimizer, seed, loss_fn=smoothed, schedule=schedule(optimizer))
 
 
-def pretrained(seed: int) -> nets.ResNet:
+def pretrained(seed: int) -> ResNet:
     """A ResNet that knows the digits below five."""
     model = nets.resnet(5)
     task = digits(seed + 100, side=12, count=320, below=5)
@@ -147,7 +148,7 @@ def convnext(seed: int, *, rate: float = 4e-3, decay: float = 0.05) -> Run:
 def vit(seed: int, *, encode: Callable[..., Any] = lambda f: f, rate: float = 5e-3) -> Run:
     """A vision transformer with AdamW, warm-up from zero and clipped gradients."""
     model = nets.vit()
-    model.encoder.forward = encode(model.encoder.forward)  # type: ignore[method-assign]
+    model.encoder.forward = encode(model.encoder.forward)
     optimizer = AdamW(model.parameters(), rate, weight_decay=0.05)
     schedule = warm(optimizer, 15, 110)
     return classifier(model, digits(seed, count=640), optimizer, seed, schedule=schedule, clip=1.0)
@@ -331,7 +332,7 @@ def tagger(
     """Tags of images, of which several may be right; those that are there weigh more."""
     model = nets.ExcitedResNet(4)
     if last is not None:
-        model.head = nn.Sequential(model.head, last())  # type: ignore[assignment, arg-type]
+        model.head = nn.Sequential(model.head, last())  # type: ignore[assignment]
     loss_fn = lambda logits, y: F.binary_cross_entropy_with_logits(logits, y, pos_weight=torch.tensor(4.0))  # noqa: E731
     optimizer = AdamW(model.parameters(), rate)
     return classifier(model, tags(seed, count=640), optimizer, seed, loss_fn=loss_fn, accuracy_of=tagged)
