@@ -166,12 +166,11 @@ CASES: tuple[Case, ...] = (
         layers=("head",),
     ),
     faulty(
-        "excited_one_cycle",
+        "plain_dropout",
         "large_weights",
         "exploding",
-        partial(runs.excited, norm=False, std=0.5),
+        partial(runs.plain, weights=partial(nn.init.normal_, std=1.0)),
         "initial_loss",
-        epochs=6,
     ),
     faulty(
         "plain_dropout",
@@ -201,7 +200,7 @@ CASES: tuple[Case, ...] = (
     faulty(
         "plain_dropout", "nll", "output_probabilities", partial(runs.plain, loss_fn=nll_of_probabilities), "plateau"
     ),
-    faulty("plain_dropout", "constant", "symmetry", partial(runs.plain, constant=0.05)),
+    faulty("plain_dropout", "constant", "symmetry", partial(runs.plain, weights=partial(nn.init.constant_, val=0.05))),
     faulty("plain_dropout", "listed", "never_updated", partial(runs.plain, listed=False)),
     faulty("plain_dropout", "nearly_all", "over_regularised", partial(runs.plain, dropout=0.95), "plateau"),
     faulty(
@@ -226,9 +225,9 @@ CASES: tuple[Case, ...] = (
     faulty("plain_mislabelled", "few", "overfitting", partial(runs.few, count=96), epochs=6),
     faulty(
         "lenet_full_batch",
-        "deep_sigmoid",
+        "sigmoid",
         "vanishing_gradient",
-        partial(runs.lenet, act=nn.Sigmoid, depth=5),
+        partial(runs.lenet, act=nn.Sigmoid),
         "constant_output",
         "plateau",
     ),

@@ -102,10 +102,10 @@ def conv(inputs: int, outputs: int, *, stride: int = 1, norm: bool = True, act: 
 class Excited(nn.Module):
     """A residual block whose channels are weighted by what is in all of the image."""
 
-    def __init__(self, width: int, norm: bool) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
-        self.first = conv(width, width, norm=norm)
-        self.second = conv(width, width, norm=norm, act=nn.Identity)
+        self.first = conv(width, width)
+        self.second = conv(width, width, act=nn.Identity)
         self.squeeze = nn.Sequential(
             nn.Linear(width, width // 4), nn.ReLU(), nn.Linear(width // 4, width), nn.Sigmoid()
         )
@@ -119,11 +119,11 @@ class Excited(nn.Module):
 class ExcitedResNet(nn.Module):
     """A stem, residual blocks with squeeze and excitation, a pool and a head."""
 
-    def __init__(self, classes: int = 10, width: int = 24, norm: bool = True) -> None:
+    def __init__(self, classes: int = 10, width: int = 24) -> None:
         super().__init__()
-        self.stem = conv(3, width, stride=2, norm=norm)
-        self.blocks = nn.Sequential(*(Excited(width, norm) for _ in range(3)))
-        self.last = conv(width, 2 * width, stride=2, norm=norm)
+        self.stem = conv(3, width, stride=2)
+        self.blocks = nn.Sequential(*(Excited(width) for _ in range(3)))
+        self.last = conv(width, 2 * width, stride=2)
         self.head = nn.Linear(2 * width, classes)
         self.pooled: tuple[int, ...] = (2, 3)
 

@@ -236,12 +236,10 @@ def densenet(
     return classifier(model, rare(seed), optimizer, seed, size=size, loss_fn=loss_fn)
 
 
-def excited(seed: int, *, pooled: tuple[int, ...] = (2, 3), norm: bool = True, std: float | None = None) -> Run:
+def excited(seed: int, *, pooled: tuple[int, ...] = (2, 3)) -> Run:
     """An own ResNet with squeeze and excitation; the learning rate rises and falls in one cycle."""
-    model = nets.ExcitedResNet(norm=norm)
+    model = nets.ExcitedResNet()
     model.pooled = pooled
-    if std is not None:
-        nets.initialised(model, lambda weight: nn.init.normal_(weight, std=std))
     optimizer = AdamW(model.parameters(), 1e-3)
     schedule = OneCycleLR(optimizer, 1e-2, total_steps=91)
     return classifier(model, digits(seed), optimizer, seed, schedule=schedule)
@@ -256,7 +254,7 @@ def plain(
     rate: float = 2e-3,
     decay: float = 0.0,
     loss_fn: LossFn = F.cross_entropy,
-    constant: float | None = None,
+    weights: Callable[[Tensor], Any] = lambda weight: weight,
     shuffle: bool = True,
     **settings: Any,
 ) -> Run:
@@ -265,8 +263,7 @@ def plain(
     task = digits(seed, side=8, channels=1, count=960).scaled(scale, offset).ordered()
     if bias is not None:
         nn.init.constant_(model.features[1][0].bias, bias)
-    if constant is not None:
-        nets.initialised(model, lambda weight: nn.init.constant_(weight, constant))
+    nets.initialised(model, weights)
     optimizer = Adam(model.parameters(), rate, weight_decay=decay)
     return classifier(model, task, optimizer, seed, loss_fn=loss_fn, shuffle=shuffle)
 
@@ -283,16 +280,14 @@ def few(seed: int, *, count: int | None = None) -> Run:
     return classifier(model, task, Adam(model.parameters(), 3e-3), seed, score=score)
 
 
-def lenet(seed: int, *, act: Callable[[], nn.Module] = nn.Tanh, gain: float = 1.0, depth: int = 0) -> Run:
+def lenet(seed: int, *, act: Callable[[], nn.Module] = nn.Tanh, gain: float = 1.0) -> Run:
     """Tanh units, as long ago, trained on all digits at once."""
     task = digits(seed, side=8, channels=1, count=240)
     model = nets.Plain(widths=(1, 12, 16, 16), act=act, hidden_act=act, dropout=0.0)
-    if depth:
-        model.classifier[2] = nn.Sequential(
-            act(), *(layer for _ in range(depth) for layer in (nn.Linear(64, 64), act()))
-        )
+    hidden = [layer for _ in range(3) for layer in (nn.Linear(64, 64), act())]
+    model.classifier[2] = nn.Sequential(act(), *hidden)
     nets.initialised(model, lambda weight: weight.data.mul_(gain))
-    return classifier(model, task.repeated(12), Adam(model.parameters(), 1e-2), seed, size=240, shuffle=False)
+    return classifier(model, task.repeated(12), Adam(model.parameters(), 5e-3), seed, size=240, shuffle=False)
 
 
 def one_epoch(seed: int, *, shuffle: bool = True) -> Run:
