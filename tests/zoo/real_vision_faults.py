@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
 from zoo import real_vision_runs as runs
 from zoo.base import Case
 from zoo.real_base import faulty
-
-
-def nll_of_probabilities(logits: Tensor, y: Tensor, **settings: Any) -> Tensor:
-    """The negative log-likelihood of probabilities, whose logarithm was forgotten."""
-    return F.nll_loss(logits.softmax(1), y, **settings)
-
 
 CASES: tuple[Case, ...] = (
     faulty(
@@ -196,9 +189,6 @@ CASES: tuple[Case, ...] = (
         "over_regularised",
         "constant_output",
         "plateau",
-    ),
-    faulty(
-        "plain_dropout", "nll", "output_probabilities", partial(runs.plain, loss_fn=nll_of_probabilities), "plateau"
     ),
     faulty("plain_dropout", "constant", "symmetry", partial(runs.plain, weights=partial(nn.init.constant_, val=0.05))),
     faulty("plain_dropout", "listed", "never_updated", partial(runs.plain, listed=False)),

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from zoo import real_vision_others as others
 from zoo.base import Case
 from zoo.real_base import faulty
-from zoo.real_vision_faults import nll_of_probabilities
+
+
+def nll_of_probabilities(logits: Tensor, y: Tensor, **settings: Any) -> Tensor:
+    """The negative log-likelihood of probabilities, whose logarithm was forgotten."""
+    return F.nll_loss(logits.softmax(1), y, **settings)
+
 
 CASES: tuple[Case, ...] = (
     faulty("triplet_hardest", "rate", "update_too_large", partial(others.triplet, rate=0.1), "constant_output"),
