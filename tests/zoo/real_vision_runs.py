@@ -125,10 +125,10 @@ def resnet_probe(seed: int, *, late_head: bool = False, shuffle: bool = True) ->
     return classifier(model, digits(seed, side=12).ordered(), optimizer, seed, shuffle=shuffle)
 
 
-def mobilenet(seed: int, *, decay: float = 1e-5, dropout: float = 0.2, momentum: float = 0.9) -> Run:
+def mobilenet(seed: int, *, decay: float = 1e-5, dropout: float = 0.2) -> Run:
     """MobileNetV3 with RMSprop and a slow copy."""
     model = nets.mobilenet(dropout=dropout)
-    optimizer = RMSprop(model.parameters(), 4e-3, alpha=0.9, momentum=momentum, weight_decay=decay, eps=1e-3)
+    optimizer = RMSprop(model.parameters(), 2e-3, alpha=0.9, weight_decay=decay)
     return classifier(model, digits(seed), optimizer, seed, size=24, ema=deepcopy(model))
 
 
