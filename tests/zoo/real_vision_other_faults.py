@@ -69,7 +69,6 @@ CASES: tuple[Case, ...] = (
         epochs=4,
         layers=("last",),
     ),
-    faulty("unet_dice", "flipped", "labels_mismatch", partial(others.unet, flip_mask=False), "plateau", epochs=4),
     faulty("unet_dice", "identity", "no_nonlinearity", partial(others.unet, act=nn.Identity), epochs=4),
     faulty(
         "siamese_pairs",

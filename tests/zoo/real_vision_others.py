@@ -37,7 +37,6 @@ def unet(
     *,
     last: Activation = nn.Sigmoid,
     act: Activation = nn.ReLU,
-    flip_mask: bool = True,
 ) -> Run:
     """A U-Net that marks the disc, trained by cross-entropy and dice on probabilities, images turned over at random."""
     model, task = nets.UNet(last=last, act=act), shapes(seed)
@@ -48,7 +47,7 @@ def unet(
         if model.training:
             axis = int(torch.randint(1, 4, (), generator=random))
             x = x.flip(axis) if axis > 1 else x
-            mask = mask.flip(axis - 1) if axis > 1 and flip_mask else mask
+            mask = mask.flip(axis - 1) if axis > 1 else mask
         probabilities = model(x)[:, 0]
         return F.binary_cross_entropy(probabilities, mask) + dice(probabilities, mask)
 
