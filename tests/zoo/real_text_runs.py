@@ -1,0 +1,410 @@
+"""Trainings of the real part of the zoo on tokens; each argument that is not used by a healthy run is a mistake."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from ignite.engine import Engine
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, RMSprop
+from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR
+
+from zoo.base import Run
+from zoo.real_base import LossOf, Shuffled, fit, mean_over, measured
+from zoo.real_text_models import BERT, GPT, Experts, LanguageLSTM, LowRank, Packed, Towers, Translator
+from zoo.real_text_tasks import VOCABULARY, WORDS, language, paired, sentences, tagged, translated
+
+
+def next_word(model: nn.Module, batch: Any) -> Tensor:
+    """Cross-entropy of the next word."""
+    (texts,) = batch
+    return F.cross_entropy(model(texts[:, :-1]).flatten(0, 1), texts[:, 1:].flatten())
+
+
+def right(model: nn.Module, batch: Any) -> Tensor:
+    """Share of the samples, or of the places with a label, whose class has the highest logit."""
+    x, y = batch
+    known = y != -100
+    return (model(x).argmax(-1) == y)[known].float().mean()
+
+
+def classes_loss(smooth: float = 0.0, probabilities: bool = False) -> LossOf:
+    """Cross-entropy of a class, with label smoothing; ``probabilities`` puts a softmax before it."""
+
+    def loss_of(model: nn.Module, batch: Any) -> Tensor:
+        x, y = batch
+        logits = model(x)
+        return F.cross_entropy(logits.softmax(-1) if probabilities else logits, y, label_smoothing=smooth)
+
+    return loss_of
+
+
+def warm_up(optimizer: torch.optim.Optimizer, steps: int, total: int) -> LambdaLR:
+    """The learning rate rises from zero, and falls to zero until the end."""
+    return LambdaLR(optimizer, lambda step: min(step / steps, max(0.0, (total - step) / (total - steps))))
+
+
+def gpt(
+    seed: int,
+    rate: float = 4e-3,
+    spread: float = 0.02,
+    registered: bool = True,
+    coupled: bool = False,
+    decay: float = 0.1,
+    texts: int = 512,
+    total: int = 165,
+    dropout: float = 0.0,
+    epochs: int = 5,
+) -> Run:
+    """A GPT with warm-up, decay of the learning rate and clipped gradients."""
+    model = GPT(WORDS, dropout=dropout, spread=spread, registered=registered)
+    optimizer = (Adam if coupled else AdamW)(model.parameters(), rate, betas=(0.9, 0.95), weight_decay=decay)
+    training = Shuffled(language(seed, texts), size=16, seed=seed)
+    validation = Shuffled(language(seed + 50, 128), size=64, seed=0, shuffle=False)
+    schedule = warm_up(optimizer, total // 8, total)
+    return fit(model, optimizer, next_word, training, validation=validation, schedule=schedule, clip=1.0)
+
+
+def gpt_autocast(seed: int, rate: float = 4e-3, total: int = 100) -> Run:
+    """A GPT in bfloat16, with accumulated gradients and a slow copy."""
+    model = GPT(WORDS, depth=1, dropout=0.1)
+    ema = copy.deepcopy(model)
+    optimizer = AdamW(model.parameters(), rate)
+    return fit(
+        model,
+        optimizer,
+        next_word,
+        Shuffled(language(seed, 640), size=16, seed=seed),
+        validation=Shuffled(language(seed + 50, 128), size=64, seed=0, shuffle=False),
+        schedule=CosineAnnealingLR(optimizer, total),
+        every=2,
+        bf16=True,
+        ema=ema,
+    )
+
+
+def gpt_one_epoch(seed: int, rate: float = 3e-3) -> Run:
+    """A GPT that sees every text once, without validation."""
+    model = GPT(WORDS)
+    optimizer = AdamW(model.parameters(), rate, weight_decay=0.01)
+    kept = Shuffled(language(seed + 50, 128), size=64, seed=0, shuffle=False)
+    training = Shuffled(language(seed, 2400), size=16, seed=seed)
+    return fit(model, optimizer, next_word, training, clip=1.0, score=lambda: -mean_over(model, next_word, kept))
+
+
+def masked_words(seed: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """Hides a fifth of the words behind token 3; the labels are -100 elsewhere."""
+    random = torch.Generator().manual_seed(seed)
+
+    def hide(texts: Tensor) -> tuple[Tensor, Tensor]:
+        chosen = torch.rand(texts.shape, generator=random) < 0.2
+        chosen[:, 1] = True
+        return texts.masked_fill(chosen, 0), texts.masked_fill(~chosen, -100)
+
+    return hide
+
+
+def bert_masked(seed: int, shift: int = 0, rate: float = 3e-3) -> Run:
+    """A BERT that guesses hidden words; ``shift`` moves the labels by so many places."""
+    model = BERT(WORDS + 2, 0, dropout=0.05)
+    hide = masked_words(seed)
+
+    def loss_at(places: int) -> LossOf:
+        def loss_of(model: nn.Module, batch: Any) -> Tensor:
+            hidden, labels = hide(batch[0] + 2)
+            hidden = hidden.masked_fill(hidden == 0, 1)
+            return F.cross_entropy(model(hidden).flatten(0, 1), labels.roll(places, 1).flatten())
+
+        return loss_of
+
+    kept = Shuffled(language(seed + 50, 256), size=64, seed=0, shuffle=False)
+    return fit(
+        model,
+        AdamW(model.parameters(), rate),
+        loss_at(shift),
+        Shuffled(language(seed, 640), size=16, seed=seed),
+        validation=kept,
+        score=lambda: -mean_over(model, loss_at(0), kept),
+    )
+
+
+def bert_classes(
+    seed: int,
+    probabilities: bool = False,
+    inverted: bool = False,
+    scale: float | None = None,
+    dropout: float = 0.1,
+    texts: int = 640,
+    size: int = 16,
+    clues: int = 2,
+    rate: float = 1e-3,
+    decay: float = 0.01,
+    smooth: float = 0.1,
+) -> Run:
+    """A BERT with a pooler that tells the class of a padded sentence, with label smoothing and dropout."""
+    model = BERT(VOCABULARY, 4, dropout=dropout, scale=scale, inverted=inverted)
+    return fit(
+        model,
+        AdamW(model.parameters(), rate, weight_decay=decay),
+        classes_loss(smooth, probabilities),
+        Shuffled(*sentences(seed, texts, clues=clues), size=size, seed=seed),
+        validation=Shuffled(*sentences(seed + 50, 256, clues=clues), size=64, seed=0, shuffle=False),
+        accuracy_of=right,
+        clip=1.0,
+    )
+
+
+def pretrained(seed: int, outputs: int, steps: int = 120) -> BERT:
+    """A BERT that has learned for a while to tell the four classes of sentences, with a new head."""
+    model = BERT(VOCABULARY, 4, dropout=0.0)
+    optimizer = AdamW(model.parameters(), 3e-3)
+    x, y = sentences(seed + 90, 16 * steps)
+    for part, labels in zip(x.split(16), y.split(16), strict=True):
+        optimizer.zero_grad()
+        F.cross_entropy(model(part), labels).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    model.head = nn.Linear(model.head.in_features, outputs)
+    return model
+
+
+def other_classes(seed: int, n: int) -> tuple[Tensor, Tensor]:
+    """Sentences with two classes instead of four."""
+    x, y = sentences(seed, n, clues=1)
+    return x, torch.tensor([0, 1, 1, 0])[y]
+
+
+def bert_fine_tuned(seed: int, head_rate: float = 5e-3, rate: float = 5e-4, only: str = "", frozen: str = "") -> Run:
+    """A trained BERT on a new task, with a smaller learning rate for what is there already.
+
+    Args:
+        seed: of everything.
+        head_rate, rate: of the new head, and of the rest.
+        only: the part whose parameters the optimizer gets, if not all.
+        frozen: the part without gradients.
+    """
+    model = pretrained(seed, 2)
+    rest = [p for name, p in model.named_parameters() if not name.startswith("head")]
+    groups = [{"params": list(model.head.parameters()), "lr": head_rate}, {"params": rest, "lr": rate}]
+    if only:
+        groups = [{"params": list(model.get_submodule(only).parameters()), "lr": rate}]
+    if frozen:
+        model.get_submodule(frozen).requires_grad_(False)
+    optimizer = AdamW(groups)
+    return fit(
+        model,
+        optimizer,
+        classes_loss(),
+        Shuffled(*other_classes(seed, 384), size=16, seed=seed),
+        validation=Shuffled(*other_classes(seed + 50, 256), size=64, seed=0, shuffle=False),
+        accuracy_of=right,
+        schedule=warm_up(optimizer, 10, 96),
+    )
+
+
+def bert_probe(seed: int, rate: float = 1e-2, calls: int = 1) -> Run:
+    """A head on a trained BERT that stays as it is; ``calls`` is how often the schedule is asked a step."""
+    model = pretrained(seed, 2).requires_grad_(False)
+    model.head.requires_grad_(True)
+    optimizer = SGD(model.head.parameters(), rate, momentum=0.9)
+    schedule = LambdaLR(optimizer, lambda step: 0.5 ** (step * calls // 50))
+    return fit(
+        model,
+        optimizer,
+        classes_loss(),
+        Shuffled(*other_classes(seed, 384), size=16, seed=seed),
+        validation=Shuffled(*other_classes(seed + 50, 256), size=64, seed=0, shuffle=False),
+        accuracy_of=right,
+        schedule=schedule,
+    )
+
+
+def lora(seed: int, spread: float = 0.2, rate: float = 1e-2) -> Run:
+    """A trained GPT that learns another dialect through low-rank matrices alone."""
+    model = GPT(WORDS)
+    optimizer = AdamW(model.parameters(), 4e-3)
+    for texts in language(seed + 90, 1600).split(16):
+        optimizer.zero_grad()
+        next_word(model, (texts,)).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    model.requires_grad_(False)
+    for block in model.blocks:
+        block.attention.mixed = LowRank(block.attention.mixed, spread=spread)
+        block.attention.out = LowRank(block.attention.out, spread=spread)
+        block.mlp[0], block.mlp[2] = LowRank(block.mlp[0], spread=spread), LowRank(block.mlp[2], spread=spread)
+    tuned = AdamW([p for p in model.parameters() if p.requires_grad], rate)
+    return fit(
+        model,
+        tuned,
+        next_word,
+        Shuffled(language(seed, 512, dialect=1), size=16, seed=seed),
+        validation=Shuffled(language(seed + 50, 128, dialect=1), size=64, seed=0, shuffle=False),
+    )
+
+
+def lstm_reviews(
+    seed: int, squashed: bool = False, sorted_alone: bool = False, spread: float = 1.0, rate: float = 5e-3
+) -> Run:
+    """A packed LSTM that tells good sentences from bad ones by one logit.
+
+    Args:
+        seed: of everything.
+        squashed: whether a sigmoid comes before the loss of logits.
+        sorted_alone: whether the sentences of a batch are sorted by their length, and the labels are not.
+        spread: standard deviation of the embedding.
+        rate: of learning.
+    """
+    model = Packed("lstm", VOCABULARY, 1, spread=spread)
+
+    def loss_of(model: nn.Module, batch: Any) -> Tensor:
+        x, y = batch
+        if sorted_alone:
+            x = x[(x != 0).sum(1).argsort(descending=True)]
+        logits = model(x)[:, 0]
+        return F.binary_cross_entropy_with_logits(logits.sigmoid() if squashed else logits, y.float())
+
+    def accuracy_of(model: nn.Module, batch: Any) -> Tensor:
+        x, y = batch
+        outputs = model(x)[:, 0]
+        return ((outputs > 0) == (y == 1)).float().mean()
+
+    return fit(
+        model,
+        Adam(model.parameters(), rate),
+        loss_of,
+        Shuffled(*other_classes(seed, 512), size=16, seed=seed),
+        validation=Shuffled(*other_classes(seed + 50, 256), size=64, seed=0, shuffle=False),
+        accuracy_of=accuracy_of,
+        clip=5.0,
+    )
+
+
+def gru_tags(seed: int, form: str = "log_softmax", rate: float = 1e-2, act: nn.Module | None = None) -> Run:
+    """A packed GRU with a tag a word; ``form`` is what the logits go through before the loss of log-probabilities."""
+    model = Packed("gru", VOCABULARY, 6, every_place=True, both=True, act=act)
+
+    def loss_of(model: nn.Module, batch: Any) -> Tensor:
+        logits = model(batch[0]).flatten(0, 1)
+        outputs = logits if not form else getattr(F, form)(logits, -1)
+        return F.nll_loss(outputs, batch[1].flatten(), ignore_index=-100)
+
+    return fit(
+        model,
+        RMSprop(model.parameters(), rate),
+        loss_of,
+        Shuffled(*tagged(seed), size=16, seed=seed),
+        validation=Shuffled(*tagged(seed + 50, 192), size=64, seed=0, shuffle=False),
+        accuracy_of=right,
+    )
+
+
+def translator(seed: int, axis: int = 1, detached: bool = False, rate: float = 1e-2, texts: int = 640) -> Run:
+    """A sequence-to-sequence net with attention."""
+    model = Translator(14, axis=axis, detached=detached)
+
+    def loss_of(model: nn.Module, batch: Any) -> Tensor:
+        source, target = batch
+        return F.cross_entropy(model(source, target[:, :-1]).flatten(0, 1), target[:, 1:].flatten())
+
+    def accuracy_of(model: nn.Module, batch: Any) -> Tensor:
+        source, target = batch
+        return (model(source, target[:, :-1]).argmax(-1) == target[:, 1:]).float().mean()
+
+    return fit(
+        model,
+        Adam(model.parameters(), rate),
+        loss_of,
+        Shuffled(*translated(seed, texts), size=32, seed=seed),
+        validation=Shuffled(*translated(seed + 50, 128), size=64, seed=0, shuffle=False),
+        accuracy_of=accuracy_of,
+        clip=1.0,
+    )
+
+
+def experts(seed: int, bias: float = 0.0, room: float = 1.5, balance: float = 0.02, rate: float = 4e-3) -> Run:
+    """A GPT whose feed-forward parts are mixtures of experts, with a loss that keeps their shares equal."""
+    model = GPT(WORDS, spread=0.1)
+    for block in model.blocks:
+        block.mlp = Experts(32, bias=bias, room=room)
+
+    def loss_of(model: nn.Module, batch: Any) -> Tensor:
+        loss = next_word(model, batch)
+        return loss + balance * sum(part.balance for part in model.modules() if isinstance(part, Experts))
+
+    kept = Shuffled(language(seed + 50, 128), size=64, seed=0, shuffle=False)
+    return fit(
+        model,
+        AdamW(model.parameters(), rate),
+        loss_of,
+        Shuffled(language(seed, 384), size=16, seed=seed),
+        validation=kept,
+        clip=1.0,
+        score=lambda: -mean_over(model, next_word, kept),
+    )
+
+
+def towers(seed: int, heat: float = 0.1, first: bool = False, alone: bool = False, rate: float = 5e-3) -> Run:
+    """Two encoders whose vectors of the same pair are to be the nearest ones.
+
+    Args:
+        seed: of everything.
+        heat: what the similarities are divided by.
+        first: whether the right answer is said to be the first one of every batch.
+        alone: whether pairs are only drawn together and nothing is pushed apart.
+        rate: of learning.
+    """
+    model = Towers(VOCABULARY)
+
+    def loss_of(model: nn.Module, batch: Any) -> Tensor:
+        left, right = model(*batch)
+        if alone:
+            return (1 - (left * right).sum(1)).mean()
+        alike = left @ right.T / heat
+        y = torch.zeros(len(alike), dtype=torch.long) if first else torch.arange(len(alike))
+        return (F.cross_entropy(alike, y) + F.cross_entropy(alike.T, y)) / 2
+
+    def accuracy_of(model: nn.Module, batch: Any) -> Tensor:
+        left, right = model(*batch)
+        return ((left @ right.T).argmax(1) == torch.arange(len(left))).float().mean()
+
+    return fit(
+        model,
+        Adam(model.parameters(), rate),
+        loss_of,
+        Shuffled(*paired(seed, 1024), size=32, seed=seed),
+        validation=Shuffled(*paired(seed + 50, 192), size=32, seed=0, shuffle=False),
+        accuracy_of=accuracy_of,
+    )
+
+
+def lstm_language(seed: int, cleared: bool = True, rate: float = 2.0, clip: float = 0.25) -> Run:
+    """A language model trained by SGD with a large learning rate and small clipped gradients."""
+    model = LanguageLSTM(WORDS)
+    optimizer = SGD(model.parameters(), rate)
+    kept = Shuffled(language(seed + 50, 128), size=64, seed=0, shuffle=False)
+
+    def step(engine: Engine, batch: Any) -> Tensor:
+        model.train()
+        if cleared:
+            optimizer.zero_grad()
+        loss = next_word(model, batch)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
+        optimizer.step()
+        return loss.detach()
+
+    training = Shuffled(language(seed, 640), size=16, seed=seed)
+    return Run(
+        model,
+        Engine(step),
+        training,
+        measured(model, next_word),
+        kept,
+        optimizer,
+        lambda: -mean_over(model, next_word, kept),
+    )
