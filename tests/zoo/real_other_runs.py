@@ -1,0 +1,306 @@
+"""Supervised trainings of the real part of the zoo on tables, sets, graphs and ratings; unused arguments are mistakes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, RMSprop
+from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts, OneCycleLR
+
+from zoo.base import Run
+from zoo.real_base import Shuffled, fit, mean_over
+from zoo.real_other_models import DeepSets, GraphNet, Molecules, PointNet, Ratings, Table, mlp
+from zoo.real_other_tasks import averaged, baskets, clients, community, houses, molecules, ratings, shapes
+from zoo.real_text_tasks import generator
+
+
+def squares(model: nn.Module, batch: Any) -> Tensor:
+    """Mean squared error, of what the model says about all of a batch but its last part."""
+    *inputs, y = batch
+    return F.mse_loss(model(*inputs), y)
+
+
+def graph_nodes(seed: int, scaled: bool = True, rate: float = 1e-2, depth: int = 2, decay: float = 5e-4) -> Run:
+    """A graph net on one graph, of which a quarter of the nodes have labels; ``scaled`` is the adjacency."""
+    x, links, y = community(seed)
+    adjacency = averaged(links) if scaled else links
+    known = torch.randperm(len(y), generator=generator(seed)) < len(y) // 4
+
+    def loss_of(model: nn.Module, batch: Any) -> Tensor:
+        nodes, labels, mask = batch
+        return F.cross_entropy(model(nodes, adjacency)[mask], labels[mask])
+
+    def accuracy_of(model: nn.Module, batch: Any) -> Tensor:
+        nodes, labels, mask = batch
+        return (model(nodes, adjacency).argmax(1) == labels)[mask].float().mean()
+
+    model = GraphNet(16, 32, 4, depth)
+    optimizer = Adam(model.parameters(), rate, weight_decay=decay)
+    training, validation = [(x, y, known)] * 15, [(x, y, ~known)]
+    return fit(model, optimizer, loss_of, training, validation=validation, accuracy_of=accuracy_of)
+
+
+def graph_values(seed: int, hidden: bool = False, rate: float = 5e-3) -> Run:
+    """A net of messages that guesses a value of small graphs."""
+    model = Molecules(hidden=hidden)
+    optimizer = Adam(model.parameters(), rate)
+    return fit(
+        model,
+        optimizer,
+        squares,
+        Shuffled(*molecules(seed), size=16, seed=seed),
+        validation=Shuffled(*molecules(seed + 50, 256), size=64, seed=0, shuffle=False),
+        schedule=OneCycleLR(optimizer, 2 * rate, total_steps=200),
+        clip=1.0,
+    )
+
+
+def recommender(
+    seed: int,
+    squeezed: bool = False,
+    decay: float = 1e-4,
+    constant: float | None = None,
+    rate: float = 0.02,
+    only: str = "",
+) -> Run:
+    """Vectors of users and items that guess ratings.
+
+    Args:
+        seed: of everything.
+        squeezed: whether the ratings lose their second axis, and the outputs do not.
+        decay: of the weights, inside Adam.
+        constant: the value of all vectors at first.
+        rate: of learning.
+        only: the part whose parameters the optimizer gets, if not all.
+    """
+    model = Ratings(60, 50, constant=constant)
+
+    def loss_of(model: nn.Module, batch: Any) -> Tensor:
+        user, item, y = batch
+        return F.mse_loss(model(user[:, 0], item[:, 0]), y[:, 0] if squeezed else y)
+
+    def error(model: nn.Module, batch: Any) -> Tensor:
+        user, item, y = batch
+        return F.mse_loss(model(user[:, 0], item[:, 0]), y)
+
+    kept = Shuffled(*ratings(seed + 50, 512), size=64, seed=0, shuffle=False)
+    return fit(
+        model,
+        Adam((model.get_submodule(only) if only else model).parameters(), rate, weight_decay=decay),
+        loss_of,
+        Shuffled(*ratings(seed, 2400), size=64, seed=seed),
+        validation=kept,
+        score=lambda: -mean_over(model, error, kept),
+    )
+
+
+def ranked(seed: int, n: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Users, an item each that they like, and one that they like less."""
+    user, first, _ = ratings(seed, n)
+    second = torch.randint(50, (n, 1), generator=generator(seed + 1))
+    fixed = generator(11)
+    tastes, traits = 0.8 * torch.randn(60, 4, generator=fixed), 0.8 * torch.randn(50, 4, generator=fixed)
+    swap = (tastes[user] * traits[first]).sum(-1) < (tastes[user] * traits[second]).sum(-1)
+    return user[:, 0], torch.where(swap, second, first)[:, 0], torch.where(swap, first, second)[:, 0]
+
+
+def recommender_ranks(seed: int, ascends: bool = False, rate: float = 2.0, spread: float = 0.1) -> Run:
+    """Vectors that put the liked item before the other, trained for one epoch by SGD; ``ascends`` is its direction."""
+    model = Ratings(60, 50, spread=spread)
+
+    def ahead(model: nn.Module, batch: Any) -> Tensor:
+        user, liked, other = batch
+        return model(user, liked) - model(user, other)
+
+    def loss_of(model: nn.Module, batch: Any) -> Tensor:
+        return -F.logsigmoid(ahead(model, batch)).mean()
+
+    def accuracy_of(model: nn.Module, batch: Any) -> Tensor:
+        return (ahead(model, batch) > 0).float().mean()
+
+    return fit(
+        model,
+        SGD(model.parameters(), rate, momentum=0.9, maximize=ascends),
+        loss_of,
+        Shuffled(*ranked(seed, 9600), size=32, seed=seed),
+        validation=Shuffled(*ranked(seed + 50, 512), size=64, seed=0, shuffle=False),
+        accuracy_of=accuracy_of,
+    )
+
+
+def point_clouds(
+    seed: int,
+    axes: tuple[int, ...] = (1,),
+    size: int = 16,
+    factor: float = 1.0,
+    rate: float = 2e-3,
+    clouds: int = 480,
+    momentum: bool = False,
+) -> Run:
+    """A net of point clouds with batch norm, whose clouds are jittered in training.
+
+    Args:
+        seed: of everything.
+        axes: over which the largest features are taken.
+        size: of a batch.
+        factor: of the coordinates in training.
+        rate: of learning.
+        clouds: number of clouds.
+        momentum: whether the optimizer is SGD with momentum.
+    """
+    model = PointNet(4, axes=axes)
+    random = generator(seed)
+
+    def loss_of(model: nn.Module, batch: Any) -> Tensor:
+        x, y = batch
+        if model.training:
+            x = factor * (x + 0.03 * torch.randn(x.shape, generator=random))
+        return F.cross_entropy(model(x), y, label_smoothing=0.1)
+
+    def accuracy_of(model: nn.Module, batch: Any) -> Tensor:
+        return (model(batch[0]).argmax(1) == batch[1]).float().mean()
+
+    optimizer: torch.optim.Optimizer = AdamW(model.parameters(), rate, weight_decay=0.01)
+    if momentum:
+        optimizer = SGD(model.parameters(), rate, momentum=0.9)
+    return fit(
+        model,
+        optimizer,
+        loss_of,
+        Shuffled(*shapes(seed, clouds), size=size, seed=seed),
+        validation=Shuffled(*shapes(seed + 50, 256), size=64, seed=0, shuffle=False),
+        accuracy_of=accuracy_of,
+        schedule=CosineAnnealingWarmRestarts(optimizer, 60),
+    )
+
+
+def deep_sets(seed: int, rate: float = 3e-3, act: Callable[[], nn.Module] = nn.ReLU, shift: float = 0.0) -> Run:
+    """A net of sets that guesses a sum over the members; ``shift`` is added to what is read."""
+    model = DeepSets(4, act=act)
+    members, there, y = baskets(seed)
+    others = baskets(seed + 50, 256)
+    return fit(
+        model,
+        RMSprop(model.parameters(), rate),
+        squares,
+        Shuffled(members + shift, there, y, size=32, seed=seed),
+        validation=Shuffled(others[0] + shift, *others[1:], size=64, seed=0, shuffle=False),
+    )
+
+
+def churn(
+    seed: int,
+    squashed: bool = False,
+    sorted_once: bool = False,
+    dropout: float = 0.1,
+    rate: float = 3e-3,
+    weight: float = 7.0,
+    one_class: bool = False,
+    offset: float = 0.0,
+) -> Run:
+    """A net of numbers and categories for a rare outcome, which counts more.
+
+    Args:
+        seed: of everything.
+        squashed: whether a sigmoid comes before the loss of logits.
+        sorted_once: whether the rows are sorted by outcome and not shuffled.
+        dropout: of the net.
+        rate: of learning.
+        weight: of the rare outcome.
+        one_class: whether a wrong comparison makes all labels the same.
+        offset: of the numbers.
+    """
+    numbers, categories, y = clients(seed)
+    if sorted_once:
+        order = y[:, 0].argsort()
+        numbers, categories, y = numbers[order], categories[order], y[order]
+    if one_class:
+        y = (y >= 0).float()
+    model = Table(6, (8, 5), dropout=dropout, last=nn.Sigmoid if squashed else nn.Identity)
+    positive = torch.tensor([weight])
+
+    def loss_of(model: nn.Module, batch: Any) -> Tensor:
+        return F.binary_cross_entropy_with_logits(model(*batch[:2]), batch[2], pos_weight=positive)
+
+    def accuracy_of(model: nn.Module, batch: Any) -> Tensor:
+        return ((model(*batch[:2]) > 0) == (batch[2] == 1)).float().mean()
+
+    kept = clients(seed + 50, 1024)
+
+    @torch.no_grad()
+    def balanced() -> float:
+        model.eval()
+        found = (model(kept[0] + offset, kept[1]) > (0.5 if squashed else 0.0))[:, 0]
+        rare = kept[2][:, 0] == 1
+        return (found[rare].float().mean().item() + (~found)[~rare].float().mean().item()) / 2
+
+    return fit(
+        model,
+        AdamW(model.parameters(), rate, weight_decay=0.01),
+        loss_of,
+        Shuffled(numbers + offset, categories, y, size=32, seed=seed, shuffle=not sorted_once),
+        validation=Shuffled(kept[0] + offset, *kept[1:], size=64, seed=0, shuffle=False),
+        accuracy_of=accuracy_of,
+        score=balanced,
+    )
+
+
+def prices(
+    seed: int,
+    unit: float = 1.0,
+    last: Callable[[], nn.Module] = nn.Identity,
+    rows: int = 768,
+    width: int = 48,
+    dropout: float = 0.1,
+    decay: float = 0.01,
+    rate: float = 3e-3,
+    norm: bool = True,
+    noise: float = 0.3,
+    coupled: bool = False,
+) -> Run:
+    """A net of numbers and categories for a price; ``unit`` is what the prices are multiplied by."""
+    model = Table(5, (6, 4), width=width, dropout=dropout, norm=norm, last=last)
+    kept = Shuffled(*houses(seed + 50, 256, noise), size=64, seed=0, shuffle=False)
+
+    def loss_of(model: nn.Module, batch: Any) -> Tensor:
+        return F.smooth_l1_loss(model(*batch[:2]), batch[2] * unit)
+
+    def error(model: nn.Module, batch: Any) -> Tensor:
+        return F.smooth_l1_loss(model(*batch[:2]) / unit, batch[2])
+
+    return fit(
+        model,
+        (Adam if coupled else AdamW)(model.parameters(), rate, weight_decay=decay),
+        loss_of,
+        Shuffled(*houses(seed, rows, noise), size=32, seed=seed),
+        validation=kept,
+        score=lambda: -mean_over(model, error, kept),
+    )
+
+
+def product(seed: int, rate: float = 0.15, act: Callable[[], nn.Module] = nn.Tanh, depth: int = 2) -> Run:
+    """Plain SGD on the sign of a product of three numbers, where nothing happens for long."""
+    model = mlp(6, *[40] * depth, 2, act=act)
+
+    def task(seed: int, n: int) -> tuple[Tensor, Tensor]:
+        x = torch.randn(n, 6, generator=generator(seed))
+        return x, (x[:, 0] * x[:, 1] > 0).long()
+
+    def loss_of(model: nn.Module, batch: Any) -> Tensor:
+        return F.cross_entropy(model(batch[0]), batch[1])
+
+    def accuracy_of(model: nn.Module, batch: Any) -> Tensor:
+        return (model(batch[0]).argmax(1) == batch[1]).float().mean()
+
+    return fit(
+        model,
+        SGD(model.parameters(), rate),
+        loss_of,
+        Shuffled(*task(seed, 2048), size=16, seed=seed),
+        validation=Shuffled(*task(seed + 50, 512), size=64, seed=0, shuffle=False),
+        accuracy_of=accuracy_of,
+    )
