@@ -15,6 +15,7 @@ from zoo.real_other_runs import (
     product,
     recommender,
     recommender_ranks,
+    specialists,
 )
 
 CASES: tuple[Case, ...] = (
@@ -34,5 +35,6 @@ CASES: tuple[Case, ...] = (
     healthy("other_deep_sets", deep_sets, epochs=8),
     healthy("other_churn", churn, epochs=6),
     healthy("other_prices", prices, epochs=8),
+    healthy("other_specialists", specialists, epochs=6),
     healthy("other_product", product, epochs=6),
 )

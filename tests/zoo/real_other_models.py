@@ -226,7 +226,7 @@ class Coupling(nn.Module):
 class Flow(nn.Module):
     """A normalising flow of coupling layers on the plane."""
 
-    def __init__(self, width: int = 32, depth: int = 4, bounded: bool = True) -> None:
+    def __init__(self, width: int = 32, depth: int = 3, bounded: bool = True) -> None:
         super().__init__()
         self.layers = nn.ModuleList(Coupling(index % 2 == 1, width, bounded) for index in range(depth))
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from ignite.engine import Engine
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW
+from torch.optim import Adam, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR
 
 from zoo.base import Run
@@ -83,7 +83,7 @@ def adversaries(
     seed: int,
     cut: bool = False,
     last: Callable[[], nn.Module] | None = None,
-    rate: float = 2e-3,
+    rate: float = 5e-4,
     other_rate: float = 2e-3,
     kind: str = "waiting",
 ) -> Run:
@@ -139,7 +139,7 @@ def critic(
     penalty: float = 1.0,
     rate: float = 2e-3,
     swapped: bool = False,
-    steps: int = 3,
+    steps: int = 2,
 ) -> Run:
     """A Wasserstein GAN with a penalty on the critic's gradient; ``swapped`` is the sign of the generator's loss."""
     model = Adversaries(last=last)
@@ -193,14 +193,17 @@ def densities(seed: int, plain: bool = False, unit: float = 1.0, rate: float = 5
     )
 
 
-def flow(seed: int, bounded: bool = True, rate: float = 5e-3, ascends: bool = True, factor: float = 1.0) -> Run:
+def flow(
+    seed: int, bounded: bool = True, rate: float = 2e-3, ascends: bool = True, factor: float = 1.0, cleared: bool = True
+) -> Run:
     """A flow whose optimizer maximises the density of points, which is put out with the other sign."""
     model = Flow(bounded=bounded)
     optimizer = Adam(model.parameters(), rate, maximize=ascends)
 
     def step(engine: Engine, batch: Any) -> float:
         model.train()
-        optimizer.zero_grad()
+        if cleared:
+            optimizer.zero_grad()
         likely = model(factor * batch[0]).mean()
         likely.backward()
         optimizer.step()
@@ -216,7 +219,7 @@ def flow(seed: int, bounded: bool = True, rate: float = 5e-3, ascends: bool = Tr
 
 def physics(seed: int, act: Callable[[], nn.Module] = nn.Tanh, rate: float = 3e-3, span: float = 1.0) -> Run:
     """A net that obeys ``u'' = -pi^2 sin(pi x)`` with ``u = 0`` at both ends; ``span`` is the unit of ``x``."""
-    model = mlp(1, 32, 32, 1, act=act)
+    model = mlp(1, 24, 24, 1, act=act)
     optimizer = Adam(model.parameters(), rate)
 
     def loss_of(model: nn.Module, batch: Any) -> Tensor:
@@ -233,7 +236,7 @@ def physics(seed: int, act: Callable[[], nn.Module] = nn.Tanh, rate: float = 3e-
             x = torch.linspace(-1, 1, 101)[:, None]
             return -F.mse_loss(model(span * x), (math.pi * x).sin()).item()
 
-    points = 2 * torch.rand(1600, 1, generator=generator(seed)) - 1
+    points = 2 * torch.rand(1280, 1, generator=generator(seed)) - 1
     training = Shuffled(points, size=32, seed=seed)
     return fit(model, optimizer, loss_of, training, schedule=ExponentialLR(optimizer, 0.995), score=score)
 

@@ -1,4 +1,4 @@
-"""Supervised trainings of the real part of the zoo on tables, sets, graphs and ratings; unused arguments are mistakes."""
+"""Trainings of the real part of the zoo on tables, sets, graphs and ratings; arguments left alone are mistakes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from zoo.base import Run
 from zoo.real_base import Shuffled, fit, mean_over
 from zoo.real_other_models import DeepSets, GraphNet, Molecules, PointNet, Ratings, Table, mlp
 from zoo.real_other_tasks import averaged, baskets, clients, community, houses, molecules, ratings, shapes
+from zoo.real_text_models import Experts
 from zoo.real_text_tasks import generator
 
 
@@ -108,7 +109,7 @@ def ranked(seed: int, n: int) -> tuple[Tensor, Tensor, Tensor]:
     return user[:, 0], torch.where(swap, second, first)[:, 0], torch.where(swap, first, second)[:, 0]
 
 
-def recommender_ranks(seed: int, ascends: bool = False, rate: float = 2.0, spread: float = 0.1) -> Run:
+def recommender_ranks(seed: int, ascends: bool = False, rate: float = 0.5, spread: float = 0.1) -> Run:
     """Vectors that put the liked item before the other, trained for one epoch by SGD; ``ascends`` is its direction."""
     model = Ratings(60, 50, spread=spread)
 
@@ -200,7 +201,6 @@ def churn(
     rate: float = 3e-3,
     weight: float = 7.0,
     one_class: bool = False,
-    offset: float = 0.0,
 ) -> Run:
     """A net of numbers and categories for a rare outcome, which counts more.
 
@@ -212,7 +212,6 @@ def churn(
         rate: of learning.
         weight: of the rare outcome.
         one_class: whether a wrong comparison makes all labels the same.
-        offset: of the numbers.
     """
     numbers, categories, y = clients(seed)
     if sorted_once:
@@ -234,7 +233,7 @@ def churn(
     @torch.no_grad()
     def balanced() -> float:
         model.eval()
-        found = (model(kept[0] + offset, kept[1]) > (0.5 if squashed else 0.0))[:, 0]
+        found = (model(*kept[:2]) > 0)[:, 0]
         rare = kept[2][:, 0] == 1
         return (found[rare].float().mean().item() + (~found)[~rare].float().mean().item()) / 2
 
@@ -242,8 +241,8 @@ def churn(
         model,
         AdamW(model.parameters(), rate, weight_decay=0.01),
         loss_of,
-        Shuffled(numbers + offset, categories, y, size=32, seed=seed, shuffle=not sorted_once),
-        validation=Shuffled(kept[0] + offset, *kept[1:], size=64, seed=0, shuffle=False),
+        Shuffled(numbers, categories, y, size=32, seed=seed, shuffle=not sorted_once),
+        validation=Shuffled(*kept, size=64, seed=0, shuffle=False),
         accuracy_of=accuracy_of,
         score=balanced,
     )
@@ -259,32 +258,56 @@ def prices(
     decay: float = 0.01,
     rate: float = 3e-3,
     norm: bool = True,
-    noise: float = 0.3,
-    coupled: bool = False,
+    size: int = 32,
+    normed: bool = False,
 ) -> Run:
-    """A net of numbers and categories for a price; ``unit`` is what the prices are multiplied by."""
+    """A net of numbers and categories for a price.
+
+    Args:
+        seed: of everything.
+        unit: what the prices are multiplied by.
+        last: behind the output.
+        rows: number of houses.
+        width, dropout, norm: of the net.
+        decay, rate: of the optimizer.
+        size: of a batch.
+        normed: whether the numbers, of which one is always the same, are divided by their deviations.
+    """
     model = Table(5, (6, 4), width=width, dropout=dropout, norm=norm, last=last)
-    kept = Shuffled(*houses(seed + 50, 256, noise), size=64, seed=0, shuffle=False)
+    kept = Shuffled(*houses(seed + 50, 256), size=64, seed=0, shuffle=False)
 
     def loss_of(model: nn.Module, batch: Any) -> Tensor:
-        return F.smooth_l1_loss(model(*batch[:2]), batch[2] * unit)
+        numbers = batch[0]
+        if normed:
+            numbers = torch.cat([numbers[:, :-1], torch.ones(len(numbers), 1)], 1)
+            numbers = (numbers - numbers.mean(0)) / numbers.std(0)
+        return F.smooth_l1_loss(model(numbers, batch[1]), batch[2] * unit)
 
     def error(model: nn.Module, batch: Any) -> Tensor:
         return F.smooth_l1_loss(model(*batch[:2]) / unit, batch[2])
 
     return fit(
         model,
-        (Adam if coupled else AdamW)(model.parameters(), rate, weight_decay=decay),
+        AdamW(model.parameters(), rate, weight_decay=decay),
         loss_of,
-        Shuffled(*houses(seed, rows, noise), size=32, seed=seed),
+        Shuffled(*houses(seed, rows), size=size, seed=seed),
         validation=kept,
         score=lambda: -mean_over(model, error, kept),
     )
 
 
-def product(seed: int, rate: float = 0.15, act: Callable[[], nn.Module] = nn.Tanh, depth: int = 2) -> Run:
-    """Plain SGD on the sign of a product of three numbers, where nothing happens for long."""
-    model = mlp(6, *[40] * depth, 2, act=act)
+def product(
+    seed: int,
+    rate: float = 0.15,
+    act: Callable[[], nn.Module] = nn.Tanh,
+    start: Callable[[Tensor], object] | None = None,
+) -> Run:
+    """Plain SGD on the sign of a product of two numbers, where nothing happens for long; ``start`` is the weights'."""
+    model = mlp(6, 40, 40, 40, 2, act=act)
+    if start is not None:
+        for parameter in model.parameters():
+            if parameter.dim() == 2:
+                start(parameter.detach())
 
     def task(seed: int, n: int) -> tuple[Tensor, Tensor]:
         x = torch.randn(n, 6, generator=generator(seed))
@@ -303,4 +326,40 @@ def product(seed: int, rate: float = 0.15, act: Callable[[], nn.Module] = nn.Tan
         Shuffled(*task(seed, 2048), size=16, seed=seed),
         validation=Shuffled(*task(seed + 50, 512), size=64, seed=0, shuffle=False),
         accuracy_of=accuracy_of,
+    )
+
+
+class Specialists(nn.Module):
+    """A mixture of experts for rows of numbers."""
+
+    def __init__(self, bias: float = 0.0) -> None:
+        super().__init__()
+        self.enter, self.act = nn.Linear(6, 24), nn.Tanh()
+        self.mixture, self.head = Experts(24, bias=bias), nn.Linear(24, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.mixture(self.act(self.enter(x))[:, None]))[:, 0]
+
+
+def specialists(seed: int, bias: float = 0.0, balance: float = 0.05, rate: float = 5e-3) -> Run:
+    """Experts for a value that follows another rule in each quarter; ``bias`` is the router's for the first one."""
+    model = Specialists(bias)
+    rules = torch.randn(4, 6, generator=generator(41))
+
+    def task(seed: int, n: int) -> tuple[Tensor, Tensor]:
+        x = torch.randn(n, 6, generator=generator(seed))
+        quarter = 2 * (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
+        return x, (rules[quarter] * x).sum(1, keepdim=True) / 2
+
+    def loss_of(model: nn.Module, batch: Any) -> Tensor:
+        return squares(model, batch) + balance * model.mixture.balance
+
+    kept = Shuffled(*task(seed + 50, 512), size=64, seed=0, shuffle=False)
+    return fit(
+        model,
+        AdamW(model.parameters(), rate),
+        loss_of,
+        Shuffled(*task(seed, 1280), size=32, seed=seed),
+        validation=kept,
+        score=lambda: -mean_over(model, squares, kept),
     )

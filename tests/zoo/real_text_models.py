@@ -37,9 +37,7 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """A block of a transformer whose norms come first."""
 
-    def __init__(
-        self, width: int, heads: int, causal: bool, dropout: float = 0.0, scale: float | None = None
-    ) -> None:
+    def __init__(self, width: int, heads: int, causal: bool, dropout: float = 0.0, scale: float | None = None) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.attention = Attention(width, heads, causal, scale)
@@ -100,6 +98,7 @@ class BERT(nn.Module):
         dropout: on the branches and before the head.
         scale: of the attention's scores, if not the usual one.
         inverted: whether the mask hides the words instead of the padding.
+        detached: whether the head gets what it reads without its gradient.
     """
 
     def __init__(
@@ -111,6 +110,7 @@ class BERT(nn.Module):
         dropout: float = 0.1,
         scale: float | None = None,
         inverted: bool = False,
+        detached: bool = False,
     ) -> None:
         super().__init__()
         self.tokens, self.places = nn.Embedding(vocabulary, width, padding_idx=0), nn.Embedding(24, width)
@@ -120,7 +120,7 @@ class BERT(nn.Module):
         self.pooler = nn.Sequential(nn.Linear(width, width), nn.Tanh()) if outputs else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(width, outputs or vocabulary)
-        self.every_place, self.inverted = not outputs, inverted
+        self.every_place, self.inverted, self.detached = not outputs, inverted, detached
 
     def encode(self, tokens: Tensor) -> Tensor:
         """What comes out of the last block, a vector a place."""
@@ -131,7 +131,7 @@ class BERT(nn.Module):
         return self.norm(x)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        x = self.encode(tokens)
+        x = self.encode(tokens).detach() if self.detached else self.encode(tokens)
         return self.head(self.dropout(self.pooler(x if self.every_place else x[:, 0])))
 
 
@@ -145,6 +145,7 @@ class Packed(nn.Module):
         both: whether it also reads backwards.
         spread: standard deviation of the embedding.
         act: between the states and the head.
+        last: behind the head.
     """
 
     def __init__(
@@ -157,6 +158,7 @@ class Packed(nn.Module):
         both: bool = False,
         spread: float = 1.0,
         act: nn.Module | None = None,
+        last: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.embed = nn.Embedding(vocabulary, width, padding_idx=0)
@@ -164,7 +166,7 @@ class Packed(nn.Module):
             self.embed.weight.mul_(spread)
         kind = nn.LSTM if cell == "lstm" else nn.GRU
         self.cell = kind(width, width, batch_first=True, bidirectional=both)
-        self.act = act or nn.Identity()
+        self.act, self.last = act or nn.Identity(), last or nn.Identity()
         self.head = nn.Linear(2 * width if both else width, outputs)
         self.every_place = every_place
 
@@ -175,7 +177,7 @@ class Packed(nn.Module):
         if self.every_place:
             return self.head(self.act(pad_packed_sequence(states, batch_first=True, total_length=tokens.shape[1])[0]))
         last = last[0] if isinstance(last, tuple) else last
-        return self.head(self.act(torch.cat(list(last), 1)))
+        return self.last(self.head(self.act(torch.cat(list(last), 1))))
 
 
 class Additive(nn.Module):
@@ -202,22 +204,18 @@ class Translator(nn.Module):
     Args:
         vocabulary, width: sizes.
         axis: of the attention's softmax.
-        detached: whether the decoder gets the encoder's states without their gradient.
     """
 
-    def __init__(self, vocabulary: int, width: int = 32, axis: int = 1, detached: bool = False) -> None:
+    def __init__(self, vocabulary: int, width: int = 32, axis: int = 1) -> None:
         super().__init__()
         self.source, self.target = nn.Embedding(vocabulary, width), nn.Embedding(vocabulary, width)
         self.encoder = nn.GRU(width, width // 2, batch_first=True, bidirectional=True)
         self.attention = Additive(width, axis)
         self.decoder = nn.GRUCell(2 * width, width)
         self.head = nn.Linear(2 * width, vocabulary)
-        self.detached = detached
 
     def forward(self, source: Tensor, prefix: Tensor) -> Tensor:
         memory, last = self.encoder(self.source(source))
-        if self.detached:
-            memory, last = memory.detach(), last.detach()
         state = torch.cat(list(last), 1)
         outputs = []
         for word in self.target(prefix).unbind(1):

@@ -32,13 +32,12 @@ def right(model: nn.Module, batch: Any) -> Tensor:
     return (model(x).argmax(-1) == y)[known].float().mean()
 
 
-def classes_loss(smooth: float = 0.0, probabilities: bool = False) -> LossOf:
-    """Cross-entropy of a class, with label smoothing; ``probabilities`` puts a softmax before it."""
+def classes_loss(smooth: float = 0.0) -> LossOf:
+    """Cross-entropy of a class, with label smoothing."""
 
     def loss_of(model: nn.Module, batch: Any) -> Tensor:
         x, y = batch
-        logits = model(x)
-        return F.cross_entropy(logits.softmax(-1) if probabilities else logits, y, label_smoothing=smooth)
+        return F.cross_entropy(model(x), y, label_smoothing=smooth)
 
     return loss_of
 
@@ -52,7 +51,6 @@ def gpt(
     seed: int,
     rate: float = 4e-3,
     spread: float = 0.02,
-    registered: bool = True,
     coupled: bool = False,
     decay: float = 0.1,
     texts: int = 512,
@@ -61,7 +59,7 @@ def gpt(
     epochs: int = 5,
 ) -> Run:
     """A GPT with warm-up, decay of the learning rate and clipped gradients."""
-    model = GPT(WORDS, dropout=dropout, spread=spread, registered=registered)
+    model = GPT(WORDS, dropout=dropout, spread=spread)
     optimizer = (Adam if coupled else AdamW)(model.parameters(), rate, betas=(0.9, 0.95), weight_decay=decay)
     training = Shuffled(language(seed, texts), size=16, seed=seed)
     validation = Shuffled(language(seed + 50, 128), size=64, seed=0, shuffle=False)
@@ -87,9 +85,9 @@ def gpt_autocast(seed: int, rate: float = 4e-3, total: int = 100) -> Run:
     )
 
 
-def gpt_one_epoch(seed: int, rate: float = 3e-3) -> Run:
+def gpt_one_epoch(seed: int, rate: float = 3e-3, registered: bool = True) -> Run:
     """A GPT that sees every text once, without validation."""
-    model = GPT(WORDS)
+    model = GPT(WORDS, registered=registered)
     optimizer = AdamW(model.parameters(), rate, weight_decay=0.01)
     kept = Shuffled(language(seed + 50, 128), size=64, seed=0, shuffle=False)
     training = Shuffled(language(seed, 2400), size=16, seed=seed)
@@ -109,15 +107,15 @@ def masked_words(seed: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
 
 
 def bert_masked(seed: int, shift: int = 0, rate: float = 3e-3) -> Run:
-    """A BERT that guesses hidden words; ``shift`` moves the labels by so many places."""
+    """A BERT that guesses hidden words; ``shift`` moves the labels by so many sentences."""
     model = BERT(WORDS + 2, 0, dropout=0.05)
     hide = masked_words(seed)
 
-    def loss_at(places: int) -> LossOf:
+    def loss_at(sentences: int) -> LossOf:
         def loss_of(model: nn.Module, batch: Any) -> Tensor:
             hidden, labels = hide(batch[0] + 2)
             hidden = hidden.masked_fill(hidden == 0, 1)
-            return F.cross_entropy(model(hidden).flatten(0, 1), labels.roll(places, 1).flatten())
+            return F.cross_entropy(model(hidden).flatten(0, 1), labels.roll(sentences, 0).flatten())
 
         return loss_of
 
@@ -134,8 +132,8 @@ def bert_masked(seed: int, shift: int = 0, rate: float = 3e-3) -> Run:
 
 def bert_classes(
     seed: int,
-    probabilities: bool = False,
     inverted: bool = False,
+    detached: bool = False,
     scale: float | None = None,
     dropout: float = 0.1,
     texts: int = 640,
@@ -146,11 +144,11 @@ def bert_classes(
     smooth: float = 0.1,
 ) -> Run:
     """A BERT with a pooler that tells the class of a padded sentence, with label smoothing and dropout."""
-    model = BERT(VOCABULARY, 4, dropout=dropout, scale=scale, inverted=inverted)
+    model = BERT(VOCABULARY, 4, dropout=dropout, scale=scale, inverted=inverted, detached=detached)
     return fit(
         model,
         AdamW(model.parameters(), rate, weight_decay=decay),
-        classes_loss(smooth, probabilities),
+        classes_loss(smooth),
         Shuffled(*sentences(seed, texts, clues=clues), size=size, seed=seed),
         validation=Shuffled(*sentences(seed + 50, 256, clues=clues), size=64, seed=0, shuffle=False),
         accuracy_of=right,
@@ -254,19 +252,18 @@ def lstm_reviews(
 
     Args:
         seed: of everything.
-        squashed: whether a sigmoid comes before the loss of logits.
+        squashed: whether a sigmoid stands before the loss of logits.
         sorted_alone: whether the sentences of a batch are sorted by their length, and the labels are not.
         spread: standard deviation of the embedding.
         rate: of learning.
     """
-    model = Packed("lstm", VOCABULARY, 1, spread=spread)
+    model = Packed("lstm", VOCABULARY, 1, spread=spread, last=nn.Sigmoid() if squashed else None)
 
     def loss_of(model: nn.Module, batch: Any) -> Tensor:
         x, y = batch
         if sorted_alone:
             x = x[(x != 0).sum(1).argsort(descending=True)]
-        logits = model(x)[:, 0]
-        return F.binary_cross_entropy_with_logits(logits.sigmoid() if squashed else logits, y.float())
+        return F.binary_cross_entropy_with_logits(model(x)[:, 0], y.float())
 
     def accuracy_of(model: nn.Module, batch: Any) -> Tensor:
         x, y = batch
@@ -303,13 +300,14 @@ def gru_tags(seed: int, form: str = "log_softmax", rate: float = 1e-2, act: nn.M
     )
 
 
-def translator(seed: int, axis: int = 1, detached: bool = False, rate: float = 1e-2, texts: int = 640) -> Run:
+def translator(seed: int, axis: int = 1, probabilities: bool = False) -> Run:
     """A sequence-to-sequence net with attention."""
-    model = Translator(14, axis=axis, detached=detached)
+    model = Translator(14, axis=axis)
 
     def loss_of(model: nn.Module, batch: Any) -> Tensor:
         source, target = batch
-        return F.cross_entropy(model(source, target[:, :-1]).flatten(0, 1), target[:, 1:].flatten())
+        logits = model(source, target[:, :-1]).flatten(0, 1)
+        return F.cross_entropy(logits.softmax(1) if probabilities else logits, target[:, 1:].flatten())
 
     def accuracy_of(model: nn.Module, batch: Any) -> Tensor:
         source, target = batch
@@ -317,24 +315,24 @@ def translator(seed: int, axis: int = 1, detached: bool = False, rate: float = 1
 
     return fit(
         model,
-        Adam(model.parameters(), rate),
+        Adam(model.parameters(), 1e-2),
         loss_of,
-        Shuffled(*translated(seed, texts), size=32, seed=seed),
+        Shuffled(*translated(seed), size=32, seed=seed),
         validation=Shuffled(*translated(seed + 50, 128), size=64, seed=0, shuffle=False),
         accuracy_of=accuracy_of,
         clip=1.0,
     )
 
 
-def experts(seed: int, bias: float = 0.0, room: float = 1.5, balance: float = 0.02, rate: float = 4e-3) -> Run:
+def experts(seed: int, rate: float = 4e-3) -> Run:
     """A GPT whose feed-forward parts are mixtures of experts, with a loss that keeps their shares equal."""
     model = GPT(WORDS, spread=0.1)
     for block in model.blocks:
-        block.mlp = Experts(32, bias=bias, room=room)
+        block.mlp = Experts(32)
 
     def loss_of(model: nn.Module, batch: Any) -> Tensor:
         loss = next_word(model, batch)
-        return loss + balance * sum(part.balance for part in model.modules() if isinstance(part, Experts))
+        return loss + 0.02 * sum(part.balance for part in model.modules() if isinstance(part, Experts))
 
     kept = Shuffled(language(seed + 50, 128), size=64, seed=0, shuffle=False)
     return fit(
@@ -348,12 +346,11 @@ def experts(seed: int, bias: float = 0.0, room: float = 1.5, balance: float = 0.
     )
 
 
-def towers(seed: int, heat: float = 0.1, first: bool = False, alone: bool = False, rate: float = 5e-3) -> Run:
+def towers(seed: int, first: bool = False, alone: bool = False, rate: float = 5e-3) -> Run:
     """Two encoders whose vectors of the same pair are to be the nearest ones.
 
     Args:
         seed: of everything.
-        heat: what the similarities are divided by.
         first: whether the right answer is said to be the first one of every batch.
         alone: whether pairs are only drawn together and nothing is pushed apart.
         rate: of learning.
@@ -364,7 +361,7 @@ def towers(seed: int, heat: float = 0.1, first: bool = False, alone: bool = Fals
         left, right = model(*batch)
         if alone:
             return (1 - (left * right).sum(1)).mean()
-        alike = left @ right.T / heat
+        alike = left @ right.T / 0.1
         y = torch.zeros(len(alike), dtype=torch.long) if first else torch.arange(len(alike))
         return (F.cross_entropy(alike, y) + F.cross_entropy(alike.T, y)) / 2
 
@@ -382,19 +379,18 @@ def towers(seed: int, heat: float = 0.1, first: bool = False, alone: bool = Fals
     )
 
 
-def lstm_language(seed: int, cleared: bool = True, rate: float = 2.0, clip: float = 0.25) -> Run:
+def lstm_language(seed: int, ascends: bool = False, rate: float = 2.0) -> Run:
     """A language model trained by SGD with a large learning rate and small clipped gradients."""
     model = LanguageLSTM(WORDS)
-    optimizer = SGD(model.parameters(), rate)
+    optimizer = SGD(model.parameters(), rate, maximize=ascends)
     kept = Shuffled(language(seed + 50, 128), size=64, seed=0, shuffle=False)
 
     def step(engine: Engine, batch: Any) -> Tensor:
         model.train()
-        if cleared:
-            optimizer.zero_grad()
+        optimizer.zero_grad()
         loss = next_word(model, batch)
         loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), clip)
+        nn.utils.clip_grad_norm_(model.parameters(), 0.25)
         optimizer.step()
         return loss.detach()
 

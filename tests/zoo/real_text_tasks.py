@@ -38,7 +38,7 @@ def language(seed: int, n: int = 512, places: int = 17, dialect: int = 0) -> Ten
 
 
 def sentences(seed: int, n: int = 640, classes: int = 4, clues: int = 2) -> tuple[Tensor, Tensor]:
-    """Padded sentences of different lengths, of which a few words tell the class: tokens ``(n, 17)``, classes ``(n,)``."""
+    """Padded sentences in which a few words tell the class: tokens ``(n, 17)``, classes ``(n,)``."""
     random = generator(seed)
     lengths = torch.randint(7, 18, (n,), generator=random)
     tokens = torch.randint(22, VOCABULARY, (n, 17), generator=random)
@@ -62,7 +62,7 @@ def tagged(seed: int, n: int = 512) -> tuple[Tensor, Tensor]:
     return tokens, y
 
 
-def translated(seed: int, n: int = 640, places: int = 6) -> tuple[Tensor, Tensor]:
+def translated(seed: int, n: int = 576, places: int = 8) -> tuple[Tensor, Tensor]:
     """Texts, and the same in another language that is read backwards, behind a start: ``(n, places + 1)``."""
     random = generator(seed)
     source = torch.randint(2, 14, (n, places), generator=random)
