@@ -30,7 +30,6 @@ CASES: tuple[Case, ...] = (
         "vanishing_gradient",
         "plateau",
     ),
-    faulty("other_graph_nodes", "unscaled", "exploding", partial(graph_nodes, scaled=False), "initial_loss"),
     faulty(
         "other_graph_values",
         "hidden_softmax",
@@ -124,6 +123,14 @@ CASES: tuple[Case, ...] = (
         "plateau",
         epochs=8,
     ),
+    faulty(
+        "other_deep_sets",
+        "loud_start",
+        "exploding",
+        partial(deep_sets, start=nn.init.normal_),
+        "initial_loss",
+        epochs=8,
+    ),
     faulty("other_deep_sets", "linear", "no_nonlinearity", partial(deep_sets, act=nn.Identity), "plateau", epochs=8),
     faulty(
         "other_churn",
@@ -156,7 +163,7 @@ CASES: tuple[Case, ...] = (
         epochs=8,
         layers=("last", "head"),
     ),
-    faulty("other_prices", "few_rows", "overfitting", partial(prices, rows=64), epochs=40),
+    faulty("other_prices", "few_rows", "overfitting", partial(prices, rows=64), epochs=60),
     faulty("other_prices", "no_deviation", "nonfinite", partial(prices, normed=True), epochs=8),
     faulty("other_prices", "pairs", "oscillation", partial(prices, size=2), "over_regularised", epochs=1),
     faulty(

@@ -27,18 +27,18 @@ class VAE(nn.Module):
 
     Args:
         inputs, width, latent: sizes.
-        positive: whether the encoder gives the deviation behind a ReLU instead of the logarithm of the variance.
+        deviation: whether the encoder's output is read as a deviation instead of the logarithm of the variance.
     """
 
-    def __init__(self, inputs: int, width: int = 48, latent: int = 3, positive: bool = False) -> None:
+    def __init__(self, inputs: int, width: int = 48, latent: int = 3, deviation: bool = False) -> None:
         super().__init__()
         self.encoder = mlp(inputs, width, 2 * latent)
         self.decoder = mlp(latent, width, inputs)
-        self.positive = positive
+        self.deviation = deviation
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mean, spread = self.encoder(x).chunk(2, 1)
-        logarithm = 2 * F.relu(spread).log() if self.positive else spread
+        logarithm = 2 * spread.log() if self.deviation else spread
         noise = torch.randn_like(mean) if self.training else torch.zeros_like(mean)
         return self.decoder(mean + (logarithm / 2).exp() * noise), mean, logarithm
 
@@ -188,22 +188,17 @@ class Mixture(nn.Module):
 
     Args:
         width, parts: sizes.
-        plain: whether the densities are summed as they are instead of their logarithms.
     """
 
-    def __init__(self, width: int = 32, parts: int = 4, plain: bool = False) -> None:
+    def __init__(self, width: int = 32, parts: int = 4) -> None:
         super().__init__()
         self.body = nn.Sequential(nn.Linear(1, width), nn.Tanh(), nn.Linear(width, width), nn.Tanh())
         self.weights, self.means, self.spreads = (nn.Linear(width, parts) for _ in range(3))
-        self.plain = plain
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The logarithm of the density of ``y``."""
         h = self.body(x)
         mean, spread = self.means(h), F.softplus(self.spreads(h)) + 1e-3
-        if self.plain:
-            density = (-(((y - mean) / spread) ** 2) / 2).exp() / (spread * math.sqrt(2 * math.pi))
-            return (self.weights(h).softmax(1) * density).sum(1).log()
         parts = self.weights(h).log_softmax(1) - ((y - mean) / spread) ** 2 / 2 - spread.log()
         return parts.logsumexp(1) - math.log(2 * math.pi) / 2
 
@@ -211,14 +206,14 @@ class Mixture(nn.Module):
 class Coupling(nn.Module):
     """Half of a vector is moved and stretched as the other half says."""
 
-    def __init__(self, swap: bool, width: int, bounded: bool) -> None:
+    def __init__(self, swap: bool, width: int) -> None:
         super().__init__()
-        self.net, self.swap, self.bounded = mlp(1, width, width, 2), swap, bounded
+        self.net, self.swap = mlp(1, width, width, 2), swap
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         kept, moved = x.flip(1).chunk(2, 1) if self.swap else x.chunk(2, 1)
         shift, stretch = self.net(kept).chunk(2, 1)
-        stretch = 1.5 * stretch.tanh() if self.bounded else stretch
+        stretch = 1.5 * stretch.tanh()
         parts = [kept, moved * stretch.exp() + shift]
         return torch.cat(parts[::-1] if self.swap else parts, 1), stretch[:, 0]
 
@@ -226,9 +221,9 @@ class Coupling(nn.Module):
 class Flow(nn.Module):
     """A normalising flow of coupling layers on the plane."""
 
-    def __init__(self, width: int = 32, depth: int = 3, bounded: bool = True) -> None:
+    def __init__(self, width: int = 32, depth: int = 3) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Coupling(index % 2 == 1, width, bounded) for index in range(depth))
+        self.layers = nn.ModuleList(Coupling(index % 2 == 1, width) for index in range(depth))
 
     def forward(self, x: Tensor) -> Tensor:
         """The logarithm of the density."""

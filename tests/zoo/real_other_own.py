@@ -22,10 +22,10 @@ from zoo.real_text_tasks import generator
 
 
 def autoencoder(
-    seed: int, weight: float = 0.2, positive: bool = False, rate: float = 3e-3, warm: int = 60, factor: float = 1.0
+    seed: int, weight: float = 0.2, deviation: bool = False, rate: float = 3e-3, warm: int = 60, factor: float = 1.0
 ) -> Run:
     """A variational autoencoder whose second loss, with ``weight``, rises over ``warm`` steps."""
-    model = VAE(16, positive=positive)
+    model = VAE(16, deviation=deviation)
     steps = 0
 
     def loss_of(model: nn.Module, batch: Any) -> Tensor:
@@ -85,16 +85,16 @@ def adversaries(
     last: Callable[[], nn.Module] | None = None,
     rate: float = 5e-4,
     other_rate: float = 2e-3,
-    kind: str = "waiting",
+    shift: float = 0.0,
 ) -> Run:
-    """A generator and a discriminator of points on arcs.
+    """A generator and a discriminator of points on arcs, which play for the same number.
 
     Args:
         seed: of everything.
         cut: whether the generator's loss is computed from what was detached for the discriminator.
         last: behind the discriminator's output.
         rate, other_rate: of the generator, and of the discriminator.
-        kind: "waiting" for the usual loss of the generator, "fighting" for minus the discriminator's.
+        shift: of the points.
     """
     model = Adversaries(last=last)
     first = Adam(model.generator.parameters(), rate, betas=(0.5, 0.9))
@@ -104,7 +104,7 @@ def adversaries(
 
     def step(engine: Engine, batch: Any) -> dict[str, float]:
         model.train()
-        (real,) = batch
+        real = batch[0] + shift
         one, zero = torch.ones(len(real), 1), torch.zeros(len(real), 1)
         drawn = model(torch.randn(len(real), 4, generator=random))
         second.zero_grad()
@@ -113,14 +113,14 @@ def adversaries(
         second.step()
         first.zero_grad()
         shown = model.discriminator(drawn.detach() if cut else drawn)
-        fooled = judge(shown, one) if kind == "waiting" else -judge(shown, zero)
+        fooled = -judge(shown, zero)
         fooled.backward()
         first.step()
         return {"generator_loss": fooled.item(), "discriminator_loss": told.item()}
 
     def score() -> float:
         with torch.no_grad():
-            return -distance(model(torch.randn(512, 4, generator=generator(0))), arcs(seed + 50, 512))
+            return -distance(model(torch.randn(512, 4, generator=generator(0))), arcs(seed + 50, 512) + shift)
 
     return Run(model, Engine(step), Shuffled(arcs(seed), size=32, seed=seed), optimizer=first, score=score)
 
@@ -170,9 +170,9 @@ def critic(
     return Run(model, Engine(step), Shuffled(ring(seed, 1280), size=64, seed=seed), optimizer=first, score=score)
 
 
-def densities(seed: int, plain: bool = False, unit: float = 1.0, rate: float = 5e-3) -> Run:
+def densities(seed: int, unit: float = 1.0, rate: float = 5e-3) -> Run:
     """A mixture whose density of the answers is to be high, so the loss falls below zero; ``unit`` is theirs."""
-    model = Mixture(plain=plain)
+    model = Mixture()
 
     def loss_of(model: nn.Module, batch: Any) -> Tensor:
         x, y = batch
@@ -193,11 +193,9 @@ def densities(seed: int, plain: bool = False, unit: float = 1.0, rate: float = 5
     )
 
 
-def flow(
-    seed: int, bounded: bool = True, rate: float = 2e-3, ascends: bool = True, factor: float = 1.0, cleared: bool = True
-) -> Run:
+def flow(seed: int, rate: float = 2e-3, ascends: bool = True, factor: float = 1.0, cleared: bool = True) -> Run:
     """A flow whose optimizer maximises the density of points, which is put out with the other sign."""
-    model = Flow(bounded=bounded)
+    model = Flow()
     optimizer = Adam(model.parameters(), rate, maximize=ascends)
 
     def step(engine: Engine, batch: Any) -> float:
@@ -254,7 +252,6 @@ def walk(policy: Callable[[Tensor], Tensor], places: Tensor, goals: Tensor, step
 
 def actor_critic(
     seed: int,
-    wrong_way: bool = False,
     entropy: float = 0.01,
     divided: bool = False,
     only: str = "",
@@ -264,7 +261,6 @@ def actor_critic(
 
     Args:
         seed: of everything.
-        wrong_way: whether the sign of the actor's loss is missing.
         entropy: weight of the entropy.
         divided: whether each walk's advantages are divided by their own deviation over the walk's rewards.
         only: the part whose parameters the optimizer gets, if not all.
@@ -293,7 +289,7 @@ def actor_critic(
         advantage = returns.flatten() - values.detach()
         acted = (chances.log_prob(done.flatten()) * advantage).mean()
         guessed = F.mse_loss(values, returns.flatten())
-        loss = (acted if wrong_way else -acted) + 0.5 * guessed - entropy * chances.entropy().mean()
+        loss = 0.5 * guessed - acted - entropy * chances.entropy().mean()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -25,10 +25,10 @@ def squares(model: nn.Module, batch: Any) -> Tensor:
     return F.mse_loss(model(*inputs), y)
 
 
-def graph_nodes(seed: int, scaled: bool = True, rate: float = 1e-2, depth: int = 2, decay: float = 5e-4) -> Run:
-    """A graph net on one graph, of which a quarter of the nodes have labels; ``scaled`` is the adjacency."""
+def graph_nodes(seed: int, depth: int = 2) -> Run:
+    """A graph net on one graph, of which a quarter of the nodes have labels; ``depth`` is the number of layers."""
     x, links, y = community(seed)
-    adjacency = averaged(links) if scaled else links
+    adjacency = averaged(links)
     known = torch.randperm(len(y), generator=generator(seed)) < len(y) // 4
 
     def loss_of(model: nn.Module, batch: Any) -> Tensor:
@@ -40,7 +40,7 @@ def graph_nodes(seed: int, scaled: bool = True, rate: float = 1e-2, depth: int =
         return (model(nodes, adjacency).argmax(1) == labels)[mask].float().mean()
 
     model = GraphNet(16, 32, 4, depth)
-    optimizer = Adam(model.parameters(), rate, weight_decay=decay)
+    optimizer = Adam(model.parameters(), 1e-2, weight_decay=5e-4)
     training, validation = [(x, y, known)] * 15, [(x, y, ~known)]
     return fit(model, optimizer, loss_of, training, validation=validation, accuracy_of=accuracy_of)
 
@@ -82,7 +82,7 @@ def recommender(
 
     def loss_of(model: nn.Module, batch: Any) -> Tensor:
         user, item, y = batch
-        return F.mse_loss(model(user[:, 0], item[:, 0]), y[:, 0] if squeezed else y)
+        return (model(user[:, 0], item[:, 0]) - (y[:, 0] if squeezed else y)).square().mean()
 
     def error(model: nn.Module, batch: Any) -> Tensor:
         user, item, y = batch
@@ -179,9 +179,23 @@ def point_clouds(
     )
 
 
-def deep_sets(seed: int, rate: float = 3e-3, act: Callable[[], nn.Module] = nn.ReLU, shift: float = 0.0) -> Run:
+def started(model: nn.Module, start: Callable[[Tensor], object] | None) -> nn.Module:
+    """The model with other initial matrices."""
+    for parameter in model.parameters():
+        if start is not None and parameter.dim() == 2:
+            start(parameter.detach())
+    return model
+
+
+def deep_sets(
+    seed: int,
+    rate: float = 3e-3,
+    act: Callable[[], nn.Module] = nn.ReLU,
+    shift: float = 0.0,
+    start: Callable[[Tensor], object] | None = None,
+) -> Run:
     """A net of sets that guesses a sum over the members; ``shift`` is added to what is read."""
-    model = DeepSets(4, act=act)
+    model = started(DeepSets(4, act=act), start)
     members, there, y = baskets(seed)
     others = baskets(seed + 50, 256)
     return fit(
@@ -303,11 +317,7 @@ def product(
     start: Callable[[Tensor], object] | None = None,
 ) -> Run:
     """Plain SGD on the sign of a product of two numbers, where nothing happens for long; ``start`` is the weights'."""
-    model = mlp(6, 40, 40, 40, 2, act=act)
-    if start is not None:
-        for parameter in model.parameters():
-            if parameter.dim() == 2:
-                start(parameter.detach())
+    model = started(mlp(6, 40, 40, 40, 2, act=act), start)
 
     def task(seed: int, n: int) -> tuple[Tensor, Tensor]:
         x = torch.randn(n, 6, generator=generator(seed))

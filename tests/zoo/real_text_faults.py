@@ -68,7 +68,7 @@ CASES: tuple[Case, ...] = (
         layers=("blocks.*",),
     ),
     faulty("text_bert_classes", "dropout", "over_regularised", partial(bert_classes, dropout=0.9), "plateau", epochs=6),
-    faulty("text_bert_classes", "few_texts", "overfitting", partial(bert_classes, texts=64), epochs=30),
+    faulty("text_bert_classes", "few_texts", "overfitting", partial(bert_classes, texts=48), epochs=40),
     faulty(
         "text_bert_fine_tuned",
         "huge_rate",
