@@ -71,7 +71,7 @@ CASES: tuple[Case, ...] = (
         "other_adversaries",
         "far_points",
         "vanishing_gradient",
-        partial(adversaries, shift=20.0),
+        partial(adversaries, shift=10.0),
         "input_scale",
         epochs=8,
         layers=("generator", "generator.*"),

@@ -67,7 +67,7 @@ def gpt(
     return fit(model, optimizer, next_word, training, validation=validation, schedule=schedule, clip=1.0)
 
 
-def gpt_autocast(seed: int, rate: float = 4e-3, total: int = 100) -> Run:
+def gpt_autocast(seed: int, rate: float = 4e-3, total: int = 80) -> Run:
     """A GPT in bfloat16, with accumulated gradients and a slow copy."""
     model = GPT(WORDS, depth=1, dropout=0.1)
     ema = copy.deepcopy(model)
@@ -76,7 +76,7 @@ def gpt_autocast(seed: int, rate: float = 4e-3, total: int = 100) -> Run:
         model,
         optimizer,
         next_word,
-        Shuffled(language(seed, 640), size=16, seed=seed),
+        Shuffled(language(seed, 512), size=16, seed=seed),
         validation=Shuffled(language(seed + 50, 128), size=64, seed=0, shuffle=False),
         schedule=CosineAnnealingLR(optimizer, total),
         every=2,
@@ -124,7 +124,7 @@ def bert_masked(seed: int, shift: int = 0, rate: float = 3e-3) -> Run:
         model,
         AdamW(model.parameters(), rate),
         loss_at(shift),
-        Shuffled(language(seed, 640), size=16, seed=seed),
+        Shuffled(language(seed, 512), size=16, seed=seed),
         validation=kept,
         score=lambda: -mean_over(model, loss_at(0), kept),
     )
@@ -136,7 +136,7 @@ def bert_classes(
     detached: bool = False,
     scale: float | None = None,
     dropout: float = 0.1,
-    texts: int = 640,
+    texts: int = 512,
     size: int = 16,
     clues: int = 2,
     rate: float = 1e-3,
