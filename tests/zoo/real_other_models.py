@@ -52,7 +52,7 @@ class Denoiser(nn.Module):
         span: what the time is divided by.
     """
 
-    def __init__(self, width: int = 64, depth: int = 3, act: Activation = nn.SiLU, span: float = 50.0) -> None:
+    def __init__(self, width: int = 48, depth: int = 6, act: Activation = nn.SiLU, span: float = 50.0) -> None:
         super().__init__()
         self.net = mlp(4, *[width] * depth, 2, act=act)
         self.span = span

@@ -21,10 +21,8 @@ from zoo.real_other_tasks import arcs, distance, folded, ring, vectors
 from zoo.real_text_tasks import generator
 
 
-def autoencoder(
-    seed: int, weight: float = 0.2, deviation: bool = False, rate: float = 3e-3, warm: int = 60, factor: float = 1.0
-) -> Run:
-    """A variational autoencoder whose second loss, with ``weight``, rises over ``warm`` steps."""
+def autoencoder(seed: int, weight: float = 0.2, deviation: bool = False, factor: float = 1.0) -> Run:
+    """A variational autoencoder whose second loss, with ``weight``, rises over sixty steps."""
     model = VAE(16, deviation=deviation)
     steps = 0
 
@@ -34,7 +32,7 @@ def autoencoder(
         x = factor * batch[0]
         again, mean, spread = model(x)
         apart = (mean**2 + spread.exp() - spread - 1).sum(1).mean() / 2
-        return F.mse_loss(again, x) + min(1.0, steps / warm) * weight * apart / 16
+        return F.mse_loss(again, x) + min(1.0, steps / 60) * weight * apart / 16
 
     def error(model: nn.Module, batch: Any) -> Tensor:
         return F.mse_loss(model(factor * batch[0])[0] / factor, batch[0])
@@ -42,7 +40,7 @@ def autoencoder(
     kept = Shuffled(vectors(seed + 50, 256), size=64, seed=0, shuffle=False)
     return fit(
         model,
-        Adam(model.parameters(), rate),
+        Adam(model.parameters(), 3e-3),
         loss_of,
         Shuffled(vectors(seed), size=32, seed=seed),
         validation=kept,
@@ -50,13 +48,11 @@ def autoencoder(
     )
 
 
-def denoiser(
-    seed: int, span: float = 50.0, act: Callable[[], nn.Module] = nn.SiLU, depth: int = 3, rate: float = 3e-3
-) -> Run:
+def denoiser(seed: int, span: float = 50.0, act: Callable[[], nn.Module] = nn.SiLU) -> Run:
     """A diffusion model of points, of which a slow copy is kept; ``span`` is what its time is divided by."""
-    model = Denoiser(act=act, depth=depth, span=span)
+    model = Denoiser(act=act, span=span)
     ema = copy.deepcopy(model)
-    optimizer = AdamW(model.parameters(), rate)
+    optimizer = AdamW(model.parameters(), 3e-3)
     random = generator(seed)
     left = (1 - torch.linspace(1e-3, 0.15, 50)).cumprod(0)
 
@@ -83,8 +79,6 @@ def adversaries(
     seed: int,
     cut: bool = False,
     last: Callable[[], nn.Module] | None = None,
-    rate: float = 5e-4,
-    other_rate: float = 2e-3,
     shift: float = 0.0,
 ) -> Run:
     """A generator and a discriminator of points on arcs, which play for the same number.
@@ -93,12 +87,11 @@ def adversaries(
         seed: of everything.
         cut: whether the generator's loss is computed from what was detached for the discriminator.
         last: behind the discriminator's output.
-        rate, other_rate: of the generator, and of the discriminator.
         shift: of the points.
     """
     model = Adversaries(last=last)
-    first = Adam(model.generator.parameters(), rate, betas=(0.5, 0.9))
-    second = Adam(model.discriminator.parameters(), other_rate, betas=(0.5, 0.9))
+    first = Adam(model.generator.parameters(), 5e-4, betas=(0.5, 0.9))
+    second = Adam(model.discriminator.parameters(), 2e-3, betas=(0.5, 0.9))
     random = generator(seed)
     judge = F.binary_cross_entropy_with_logits
 
@@ -137,20 +130,18 @@ def critic(
     seed: int,
     last: Callable[[], nn.Module] | None = None,
     penalty: float = 1.0,
-    rate: float = 2e-3,
     swapped: bool = False,
-    steps: int = 2,
 ) -> Run:
     """A Wasserstein GAN with a penalty on the critic's gradient; ``swapped`` is the sign of the generator's loss."""
     model = Adversaries(last=last)
-    first = Adam(model.generator.parameters(), rate, betas=(0.0, 0.9))
-    second = Adam(model.discriminator.parameters(), rate, betas=(0.0, 0.9))
+    first = Adam(model.generator.parameters(), 2e-3, betas=(0.0, 0.9))
+    second = Adam(model.discriminator.parameters(), 2e-3, betas=(0.0, 0.9))
     random = generator(seed)
 
     def step(engine: Engine, batch: Any) -> tuple[float, float]:
         model.train()
         (real,) = batch
-        for _ in range(steps):
+        for _ in range(2):
             drawn = model(torch.randn(len(real), 4, generator=random)).detach()
             second.zero_grad()
             told = model.discriminator(drawn).mean() - model.discriminator(real).mean()
@@ -170,7 +161,7 @@ def critic(
     return Run(model, Engine(step), Shuffled(ring(seed, 1280), size=64, seed=seed), optimizer=first, score=score)
 
 
-def densities(seed: int, unit: float = 1.0, rate: float = 5e-3) -> Run:
+def densities(seed: int, unit: float = 1.0) -> Run:
     """A mixture whose density of the answers is to be high, so the loss falls below zero; ``unit`` is theirs."""
     model = Mixture()
 
@@ -185,7 +176,7 @@ def densities(seed: int, unit: float = 1.0, rate: float = 5e-3) -> Run:
     kept = Shuffled(*folded(seed + 50, 256), size=64, seed=0, shuffle=False)
     return fit(
         model,
-        Adam(model.parameters(), rate),
+        Adam(model.parameters(), 5e-3),
         loss_of,
         Shuffled(*folded(seed), size=32, seed=seed),
         validation=kept,
@@ -193,10 +184,10 @@ def densities(seed: int, unit: float = 1.0, rate: float = 5e-3) -> Run:
     )
 
 
-def flow(seed: int, rate: float = 2e-3, ascends: bool = True, factor: float = 1.0, cleared: bool = True) -> Run:
+def flow(seed: int, ascends: bool = True, factor: float = 1.0, cleared: bool = True) -> Run:
     """A flow whose optimizer maximises the density of points, which is put out with the other sign."""
     model = Flow()
-    optimizer = Adam(model.parameters(), rate, maximize=ascends)
+    optimizer = Adam(model.parameters(), 2e-3, maximize=ascends)
 
     def step(engine: Engine, batch: Any) -> float:
         model.train()
@@ -215,10 +206,10 @@ def flow(seed: int, rate: float = 2e-3, ascends: bool = True, factor: float = 1.
     return Run(model, Engine(step), Shuffled(arcs(seed), size=32, seed=seed), optimizer=optimizer, score=score)
 
 
-def physics(seed: int, act: Callable[[], nn.Module] = nn.Tanh, rate: float = 3e-3, span: float = 1.0) -> Run:
+def physics(seed: int, span: float = 1.0) -> Run:
     """A net that obeys ``u'' = -pi^2 sin(pi x)`` with ``u = 0`` at both ends; ``span`` is the unit of ``x``."""
-    model = mlp(1, 24, 24, 1, act=act)
-    optimizer = Adam(model.parameters(), rate)
+    model = mlp(1, 24, 24, 1, act=nn.Tanh)
+    optimizer = Adam(model.parameters(), 3e-3)
 
     def loss_of(model: nn.Module, batch: Any) -> Tensor:
         x = (batch[0] * span).clone().requires_grad_()
@@ -242,7 +233,7 @@ def physics(seed: int, act: Callable[[], nn.Module] = nn.Tanh, rate: float = 3e-
 def walk(policy: Callable[[Tensor], Tensor], places: Tensor, goals: Tensor, steps: int = 8) -> tuple[Tensor, ...]:
     """Walks on a line of seven places towards a goal: what was seen, done and earned, ``(steps, n)`` each."""
     seen, done, earned = [], [], []
-    for _ in range(steps):
+    for _ in range(2):
         seen.append(torch.cat([torch.eye(7)[places], torch.eye(7)[goals]], 1))
         done.append(policy(seen[-1]))
         places = (places + done[-1] - 1).clamp(0, 6)
@@ -255,7 +246,6 @@ def actor_critic(
     entropy: float = 0.01,
     divided: bool = False,
     only: str = "",
-    rate: float = 1e-2,
 ) -> Run:
     """An actor and a critic that learn to walk to a goal.
 
@@ -264,10 +254,9 @@ def actor_critic(
         entropy: weight of the entropy.
         divided: whether each walk's advantages are divided by their own deviation over the walk's rewards.
         only: the part whose parameters the optimizer gets, if not all.
-        rate: of learning.
     """
     model = Actor(14, 3)
-    optimizer = Adam((model.get_submodule(only) if only else model).parameters(), rate)
+    optimizer = Adam((model.get_submodule(only) if only else model).parameters(), 1e-2)
     random = generator(seed)
 
     def draw(seen: Tensor) -> Tensor:

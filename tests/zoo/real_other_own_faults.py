@@ -43,9 +43,9 @@ CASES: tuple[Case, ...] = (
     ),
     faulty(
         "other_denoiser",
-        "deep_sigmoid",
+        "sigmoid",
         "vanishing_gradient",
-        partial(denoiser, act=nn.Sigmoid, depth=8),
+        partial(denoiser, act=nn.Sigmoid),
         "plateau",
         "constant_output",
         epochs=8,

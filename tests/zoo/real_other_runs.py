@@ -45,17 +45,17 @@ def graph_nodes(seed: int, depth: int = 2) -> Run:
     return fit(model, optimizer, loss_of, training, validation=validation, accuracy_of=accuracy_of)
 
 
-def graph_values(seed: int, hidden: bool = False, rate: float = 5e-3) -> Run:
+def graph_values(seed: int, hidden: bool = False) -> Run:
     """A net of messages that guesses a value of small graphs."""
     model = Molecules(hidden=hidden)
-    optimizer = Adam(model.parameters(), rate)
+    optimizer = Adam(model.parameters(), 5e-3)
     return fit(
         model,
         optimizer,
         squares,
         Shuffled(*molecules(seed), size=16, seed=seed),
         validation=Shuffled(*molecules(seed + 50, 256), size=64, seed=0, shuffle=False),
-        schedule=OneCycleLR(optimizer, 2 * rate, total_steps=200),
+        schedule=OneCycleLR(optimizer, 1e-2, total_steps=200),
         clip=1.0,
     )
 
@@ -65,7 +65,6 @@ def recommender(
     squeezed: bool = False,
     decay: float = 1e-4,
     constant: float | None = None,
-    rate: float = 0.02,
     only: str = "",
 ) -> Run:
     """Vectors of users and items that guess ratings.
@@ -75,7 +74,6 @@ def recommender(
         squeezed: whether the ratings lose their second axis, and the outputs do not.
         decay: of the weights, inside Adam.
         constant: the value of all vectors at first.
-        rate: of learning.
         only: the part whose parameters the optimizer gets, if not all.
     """
     model = Ratings(60, 50, constant=constant)
@@ -91,7 +89,7 @@ def recommender(
     kept = Shuffled(*ratings(seed + 50, 512), size=64, seed=0, shuffle=False)
     return fit(
         model,
-        Adam((model.get_submodule(only) if only else model).parameters(), rate, weight_decay=decay),
+        Adam((model.get_submodule(only) if only else model).parameters(), 0.02, weight_decay=decay),
         loss_of,
         Shuffled(*ratings(seed, 2400), size=64, seed=seed),
         validation=kept,
@@ -109,9 +107,9 @@ def ranked(seed: int, n: int) -> tuple[Tensor, Tensor, Tensor]:
     return user[:, 0], torch.where(swap, second, first)[:, 0], torch.where(swap, first, second)[:, 0]
 
 
-def recommender_ranks(seed: int, ascends: bool = False, rate: float = 0.5, spread: float = 0.1) -> Run:
+def recommender_ranks(seed: int, ascends: bool = False, rate: float = 0.5) -> Run:
     """Vectors that put the liked item before the other, trained for one epoch by SGD; ``ascends`` is its direction."""
-    model = Ratings(60, 50, spread=spread)
+    model = Ratings(60, 50)
 
     def ahead(model: nn.Module, batch: Any) -> Tensor:
         user, liked, other = batch
@@ -133,25 +131,13 @@ def recommender_ranks(seed: int, ascends: bool = False, rate: float = 0.5, sprea
     )
 
 
-def point_clouds(
-    seed: int,
-    axes: tuple[int, ...] = (1,),
-    size: int = 16,
-    factor: float = 1.0,
-    rate: float = 2e-3,
-    clouds: int = 480,
-    momentum: bool = False,
-) -> Run:
+def point_clouds(seed: int, axes: tuple[int, ...] = (1,), factor: float = 1.0) -> Run:
     """A net of point clouds with batch norm, whose clouds are jittered in training.
 
     Args:
         seed: of everything.
         axes: over which the largest features are taken.
-        size: of a batch.
         factor: of the coordinates in training.
-        rate: of learning.
-        clouds: number of clouds.
-        momentum: whether the optimizer is SGD with momentum.
     """
     model = PointNet(4, axes=axes)
     random = generator(seed)
@@ -165,14 +151,12 @@ def point_clouds(
     def accuracy_of(model: nn.Module, batch: Any) -> Tensor:
         return (model(batch[0]).argmax(1) == batch[1]).float().mean()
 
-    optimizer: torch.optim.Optimizer = AdamW(model.parameters(), rate, weight_decay=0.01)
-    if momentum:
-        optimizer = SGD(model.parameters(), rate, momentum=0.9)
+    optimizer = AdamW(model.parameters(), 2e-3)
     return fit(
         model,
         optimizer,
         loss_of,
-        Shuffled(*shapes(seed, clouds), size=size, seed=seed),
+        Shuffled(*shapes(seed), size=16, seed=seed),
         validation=Shuffled(*shapes(seed + 50, 256), size=64, seed=0, shuffle=False),
         accuracy_of=accuracy_of,
         schedule=CosineAnnealingWarmRestarts(optimizer, 60),
@@ -212,8 +196,6 @@ def churn(
     squashed: bool = False,
     sorted_once: bool = False,
     dropout: float = 0.1,
-    rate: float = 3e-3,
-    weight: float = 7.0,
     one_class: bool = False,
 ) -> Run:
     """A net of numbers and categories for a rare outcome, which counts more.
@@ -223,8 +205,6 @@ def churn(
         squashed: whether a sigmoid comes before the loss of logits.
         sorted_once: whether the rows are sorted by outcome and not shuffled.
         dropout: of the net.
-        rate: of learning.
-        weight: of the rare outcome.
         one_class: whether a wrong comparison makes all labels the same.
     """
     numbers, categories, y = clients(seed)
@@ -234,7 +214,7 @@ def churn(
     if one_class:
         y = (y >= 0).float()
     model = Table(6, (8, 5), dropout=dropout, last=nn.Sigmoid if squashed else nn.Identity)
-    positive = torch.tensor([weight])
+    positive = torch.tensor([7.0])
 
     def loss_of(model: nn.Module, batch: Any) -> Tensor:
         return F.binary_cross_entropy_with_logits(model(*batch[:2]), batch[2], pos_weight=positive)
@@ -253,7 +233,7 @@ def churn(
 
     return fit(
         model,
-        AdamW(model.parameters(), rate, weight_decay=0.01),
+        AdamW(model.parameters(), 3e-3),
         loss_of,
         Shuffled(numbers, categories, y, size=32, seed=seed, shuffle=not sorted_once),
         validation=Shuffled(*kept, size=64, seed=0, shuffle=False),
@@ -267,11 +247,6 @@ def prices(
     unit: float = 1.0,
     last: Callable[[], nn.Module] = nn.Identity,
     rows: int = 768,
-    width: int = 48,
-    dropout: float = 0.1,
-    decay: float = 0.01,
-    rate: float = 3e-3,
-    norm: bool = True,
     size: int = 32,
     normed: bool = False,
 ) -> Run:
@@ -282,12 +257,10 @@ def prices(
         unit: what the prices are multiplied by.
         last: behind the output.
         rows: number of houses.
-        width, dropout, norm: of the net.
-        decay, rate: of the optimizer.
         size: of a batch.
         normed: whether the numbers, of which one is always the same, are divided by their deviations.
     """
-    model = Table(5, (6, 4), width=width, dropout=dropout, norm=norm, last=last)
+    model = Table(5, (6, 4), last=last)
     kept = Shuffled(*houses(seed + 50, 256), size=64, seed=0, shuffle=False)
 
     def loss_of(model: nn.Module, batch: Any) -> Tensor:
@@ -302,7 +275,7 @@ def prices(
 
     return fit(
         model,
-        AdamW(model.parameters(), rate, weight_decay=decay),
+        AdamW(model.parameters(), 3e-3),
         loss_of,
         Shuffled(*houses(seed, rows), size=size, seed=seed),
         validation=kept,
@@ -351,7 +324,7 @@ class Specialists(nn.Module):
         return self.head(self.mixture(self.act(self.enter(x))[:, None]))[:, 0]
 
 
-def specialists(seed: int, bias: float = 0.0, balance: float = 0.05, rate: float = 5e-3) -> Run:
+def specialists(seed: int, bias: float = 0.0) -> Run:
     """Experts for a value that follows another rule in each quarter; ``bias`` is the router's for the first one."""
     model = Specialists(bias)
     rules = torch.randn(4, 6, generator=generator(41))
@@ -362,12 +335,12 @@ def specialists(seed: int, bias: float = 0.0, balance: float = 0.05, rate: float
         return x, (rules[quarter] * x).sum(1, keepdim=True) / 2
 
     def loss_of(model: nn.Module, batch: Any) -> Tensor:
-        return squares(model, batch) + balance * model.mixture.balance
+        return squares(model, batch) + 0.05 * model.mixture.balance
 
     kept = Shuffled(*task(seed + 50, 512), size=64, seed=0, shuffle=False)
     return fit(
         model,
-        AdamW(model.parameters(), rate),
+        AdamW(model.parameters(), 5e-3),
         loss_of,
         Shuffled(*task(seed, 1280), size=32, seed=seed),
         validation=kept,

@@ -52,33 +52,37 @@ def gpt(
     rate: float = 4e-3,
     spread: float = 0.02,
     coupled: bool = False,
-    decay: float = 0.1,
-    texts: int = 512,
     total: int = 165,
-    dropout: float = 0.0,
-    epochs: int = 5,
 ) -> Run:
-    """A GPT with warm-up, decay of the learning rate and clipped gradients."""
-    model = GPT(WORDS, dropout=dropout, spread=spread)
-    optimizer = (Adam if coupled else AdamW)(model.parameters(), rate, betas=(0.9, 0.95), weight_decay=decay)
-    training = Shuffled(language(seed, texts), size=16, seed=seed)
+    """A GPT with warm-up, decay of the learning rate and clipped gradients.
+
+    Args:
+        seed: of everything.
+        rate: of learning.
+        spread: standard deviation of the initial weights.
+        coupled: whether the decay of the weights is part of Adam's gradients.
+        total: steps until the learning rate is zero.
+    """
+    model = GPT(WORDS, spread=spread)
+    optimizer = (Adam if coupled else AdamW)(model.parameters(), rate, betas=(0.9, 0.95), weight_decay=0.1)
+    training = Shuffled(language(seed), size=16, seed=seed)
     validation = Shuffled(language(seed + 50, 128), size=64, seed=0, shuffle=False)
     schedule = warm_up(optimizer, total // 8, total)
     return fit(model, optimizer, next_word, training, validation=validation, schedule=schedule, clip=1.0)
 
 
-def gpt_autocast(seed: int, rate: float = 4e-3, total: int = 80) -> Run:
+def gpt_autocast(seed: int) -> Run:
     """A GPT in bfloat16, with accumulated gradients and a slow copy."""
     model = GPT(WORDS, depth=1, dropout=0.1)
     ema = copy.deepcopy(model)
-    optimizer = AdamW(model.parameters(), rate)
+    optimizer = AdamW(model.parameters(), 4e-3)
     return fit(
         model,
         optimizer,
         next_word,
-        Shuffled(language(seed, 512), size=16, seed=seed),
+        Shuffled(language(seed), size=16, seed=seed),
         validation=Shuffled(language(seed + 50, 128), size=64, seed=0, shuffle=False),
-        schedule=CosineAnnealingLR(optimizer, total),
+        schedule=CosineAnnealingLR(optimizer, 80),
         every=2,
         bf16=True,
         ema=ema,
@@ -106,7 +110,7 @@ def masked_words(seed: int) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     return hide
 
 
-def bert_masked(seed: int, shift: int = 0, rate: float = 3e-3) -> Run:
+def bert_masked(seed: int, shift: int = 0) -> Run:
     """A BERT that guesses hidden words; ``shift`` moves the labels by so many sentences."""
     model = BERT(WORDS + 2, 0, dropout=0.05)
     hide = masked_words(seed)
@@ -122,7 +126,7 @@ def bert_masked(seed: int, shift: int = 0, rate: float = 3e-3) -> Run:
     kept = Shuffled(language(seed + 50, 256), size=64, seed=0, shuffle=False)
     return fit(
         model,
-        AdamW(model.parameters(), rate),
+        AdamW(model.parameters(), 3e-3),
         loss_at(shift),
         Shuffled(language(seed, 512), size=16, seed=seed),
         validation=kept,
@@ -137,36 +141,37 @@ def bert_classes(
     scale: float | None = None,
     dropout: float = 0.1,
     texts: int = 512,
-    size: int = 16,
-    clues: int = 2,
-    rate: float = 1e-3,
-    decay: float = 0.01,
-    smooth: float = 0.1,
 ) -> Run:
-    """A BERT with a pooler that tells the class of a padded sentence, with label smoothing and dropout."""
+    """A BERT with a pooler that tells the class of a padded sentence, with label smoothing and dropout.
+
+    Args:
+        seed: of everything.
+        inverted, detached, scale, dropout: see `BERT`.
+        texts: number of sentences.
+    """
     model = BERT(VOCABULARY, 4, dropout=dropout, scale=scale, inverted=inverted, detached=detached)
     return fit(
         model,
-        AdamW(model.parameters(), rate, weight_decay=decay),
-        classes_loss(smooth),
-        Shuffled(*sentences(seed, texts, clues=clues), size=size, seed=seed),
-        validation=Shuffled(*sentences(seed + 50, 256, clues=clues), size=64, seed=0, shuffle=False),
+        AdamW(model.parameters(), 1e-3),
+        classes_loss(0.1),
+        Shuffled(*sentences(seed, texts), size=16, seed=seed),
+        validation=Shuffled(*sentences(seed + 50, 256), size=64, seed=0, shuffle=False),
         accuracy_of=right,
         clip=1.0,
     )
 
 
-def pretrained(seed: int, outputs: int, steps: int = 120) -> BERT:
+def pretrained(seed: int) -> BERT:
     """A BERT that has learned for a while to tell the four classes of sentences, with a new head."""
     model = BERT(VOCABULARY, 4, dropout=0.0)
     optimizer = AdamW(model.parameters(), 3e-3)
-    x, y = sentences(seed + 90, 16 * steps)
+    x, y = sentences(seed + 90, 16 * 120)
     for part, labels in zip(x.split(16), y.split(16), strict=True):
         optimizer.zero_grad()
         F.cross_entropy(model(part), labels).backward()
         optimizer.step()
     optimizer.zero_grad()
-    model.head = nn.Linear(model.head.in_features, outputs)
+    model.head = nn.Linear(model.head.in_features, 2)
     return model
 
 
@@ -176,22 +181,11 @@ def other_classes(seed: int, n: int) -> tuple[Tensor, Tensor]:
     return x, torch.tensor([0, 1, 1, 0])[y]
 
 
-def bert_fine_tuned(seed: int, head_rate: float = 5e-3, rate: float = 5e-4, only: str = "", frozen: str = "") -> Run:
-    """A trained BERT on a new task, with a smaller learning rate for what is there already.
-
-    Args:
-        seed: of everything.
-        head_rate, rate: of the new head, and of the rest.
-        only: the part whose parameters the optimizer gets, if not all.
-        frozen: the part without gradients.
-    """
-    model = pretrained(seed, 2)
+def bert_fine_tuned(seed: int, rate: float = 5e-4) -> Run:
+    """A trained BERT on a new task, with a smaller learning rate for what is there already."""
+    model = pretrained(seed)
     rest = [p for name, p in model.named_parameters() if not name.startswith("head")]
-    groups = [{"params": list(model.head.parameters()), "lr": head_rate}, {"params": rest, "lr": rate}]
-    if only:
-        groups = [{"params": list(model.get_submodule(only).parameters()), "lr": rate}]
-    if frozen:
-        model.get_submodule(frozen).requires_grad_(False)
+    groups = [{"params": list(model.head.parameters()), "lr": 5e-3}, {"params": rest, "lr": rate}]
     optimizer = AdamW(groups)
     return fit(
         model,
@@ -204,11 +198,11 @@ def bert_fine_tuned(seed: int, head_rate: float = 5e-3, rate: float = 5e-4, only
     )
 
 
-def bert_probe(seed: int, rate: float = 1e-2, calls: int = 1) -> Run:
+def bert_probe(seed: int, calls: int = 1) -> Run:
     """A head on a trained BERT that stays as it is; ``calls`` is how often the schedule is asked a step."""
-    model = pretrained(seed, 2).requires_grad_(False)
+    model = pretrained(seed).requires_grad_(False)
     model.head.requires_grad_(True)
-    optimizer = SGD(model.head.parameters(), rate, momentum=0.9)
+    optimizer = SGD(model.head.parameters(), 1e-2, momentum=0.9)
     schedule = LambdaLR(optimizer, lambda step: 0.5 ** (step * calls // 50))
     return fit(
         model,
@@ -221,7 +215,7 @@ def bert_probe(seed: int, rate: float = 1e-2, calls: int = 1) -> Run:
     )
 
 
-def lora(seed: int, spread: float = 0.2, rate: float = 1e-2) -> Run:
+def lora(seed: int, spread: float = 0.2) -> Run:
     """A trained GPT that learns another dialect through low-rank matrices alone."""
     model = GPT(WORDS)
     optimizer = AdamW(model.parameters(), 4e-3)
@@ -235,7 +229,7 @@ def lora(seed: int, spread: float = 0.2, rate: float = 1e-2) -> Run:
         block.attention.mixed = LowRank(block.attention.mixed, spread=spread)
         block.attention.out = LowRank(block.attention.out, spread=spread)
         block.mlp[0], block.mlp[2] = LowRank(block.mlp[0], spread=spread), LowRank(block.mlp[2], spread=spread)
-    tuned = AdamW([p for p in model.parameters() if p.requires_grad], rate)
+    tuned = AdamW([p for p in model.parameters() if p.requires_grad], 1e-2)
     return fit(
         model,
         tuned,
@@ -245,9 +239,7 @@ def lora(seed: int, spread: float = 0.2, rate: float = 1e-2) -> Run:
     )
 
 
-def lstm_reviews(
-    seed: int, squashed: bool = False, sorted_alone: bool = False, spread: float = 1.0, rate: float = 5e-3
-) -> Run:
+def lstm_reviews(seed: int, squashed: bool = False, sorted_alone: bool = False, spread: float = 1.0) -> Run:
     """A packed LSTM that tells good sentences from bad ones by one logit.
 
     Args:
@@ -255,7 +247,6 @@ def lstm_reviews(
         squashed: whether a sigmoid stands before the loss of logits.
         sorted_alone: whether the sentences of a batch are sorted by their length, and the labels are not.
         spread: standard deviation of the embedding.
-        rate: of learning.
     """
     model = Packed("lstm", VOCABULARY, 1, spread=spread, last=nn.Sigmoid() if squashed else None)
 
@@ -272,7 +263,7 @@ def lstm_reviews(
 
     return fit(
         model,
-        Adam(model.parameters(), rate),
+        Adam(model.parameters(), 5e-3),
         loss_of,
         Shuffled(*other_classes(seed, 512), size=16, seed=seed),
         validation=Shuffled(*other_classes(seed + 50, 256), size=64, seed=0, shuffle=False),
@@ -281,7 +272,7 @@ def lstm_reviews(
     )
 
 
-def gru_tags(seed: int, form: str = "log_softmax", rate: float = 1e-2, act: nn.Module | None = None) -> Run:
+def gru_tags(seed: int, form: str = "log_softmax", act: nn.Module | None = None) -> Run:
     """A packed GRU with a tag a word; ``form`` is what the logits go through before the loss of log-probabilities."""
     model = Packed("gru", VOCABULARY, 6, every_place=True, both=True, act=act)
 
@@ -292,7 +283,7 @@ def gru_tags(seed: int, form: str = "log_softmax", rate: float = 1e-2, act: nn.M
 
     return fit(
         model,
-        RMSprop(model.parameters(), rate),
+        RMSprop(model.parameters(), 1e-2),
         loss_of,
         Shuffled(*tagged(seed), size=16, seed=seed),
         validation=Shuffled(*tagged(seed + 50, 192), size=64, seed=0, shuffle=False),
@@ -324,7 +315,7 @@ def translator(seed: int, axis: int = 1, probabilities: bool = False) -> Run:
     )
 
 
-def experts(seed: int, rate: float = 4e-3) -> Run:
+def experts(seed: int) -> Run:
     """A GPT whose feed-forward parts are mixtures of experts, with a loss that keeps their shares equal."""
     model = GPT(WORDS, spread=0.1)
     for block in model.blocks:
@@ -337,7 +328,7 @@ def experts(seed: int, rate: float = 4e-3) -> Run:
     kept = Shuffled(language(seed + 50, 128), size=64, seed=0, shuffle=False)
     return fit(
         model,
-        AdamW(model.parameters(), rate),
+        AdamW(model.parameters(), 4e-3),
         loss_of,
         Shuffled(language(seed, 384), size=16, seed=seed),
         validation=kept,
@@ -346,14 +337,13 @@ def experts(seed: int, rate: float = 4e-3) -> Run:
     )
 
 
-def towers(seed: int, first: bool = False, alone: bool = False, rate: float = 5e-3) -> Run:
+def towers(seed: int, first: bool = False, alone: bool = False) -> Run:
     """Two encoders whose vectors of the same pair are to be the nearest ones.
 
     Args:
         seed: of everything.
         first: whether the right answer is said to be the first one of every batch.
         alone: whether pairs are only drawn together and nothing is pushed apart.
-        rate: of learning.
     """
     model = Towers(VOCABULARY)
 
@@ -371,7 +361,7 @@ def towers(seed: int, first: bool = False, alone: bool = False, rate: float = 5e
 
     return fit(
         model,
-        Adam(model.parameters(), rate),
+        Adam(model.parameters(), 5e-3),
         loss_of,
         Shuffled(*paired(seed, 1024), size=32, seed=seed),
         validation=Shuffled(*paired(seed + 50, 192), size=32, seed=0, shuffle=False),
@@ -379,10 +369,10 @@ def towers(seed: int, first: bool = False, alone: bool = False, rate: float = 5e
     )
 
 
-def lstm_language(seed: int, ascends: bool = False, rate: float = 2.0) -> Run:
+def lstm_language(seed: int, ascends: bool = False) -> Run:
     """A language model trained by SGD with a large learning rate and small clipped gradients."""
     model = LanguageLSTM(WORDS)
-    optimizer = SGD(model.parameters(), rate, maximize=ascends)
+    optimizer = SGD(model.parameters(), 2.0, maximize=ascends)
     kept = Shuffled(language(seed + 50, 128), size=64, seed=0, shuffle=False)
 
     def step(engine: Engine, batch: Any) -> Tensor:
