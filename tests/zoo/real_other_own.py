@@ -230,10 +230,10 @@ def physics(seed: int, span: float = 1.0) -> Run:
     return fit(model, optimizer, loss_of, training, schedule=ExponentialLR(optimizer, 0.995), score=score)
 
 
-def walk(policy: Callable[[Tensor], Tensor], places: Tensor, goals: Tensor, steps: int = 8) -> tuple[Tensor, ...]:
-    """Walks on a line of seven places towards a goal: what was seen, done and earned, ``(steps, n)`` each."""
+def walk(policy: Callable[[Tensor], Tensor], places: Tensor, goals: Tensor) -> tuple[Tensor, ...]:
+    """Walks on a line of seven places towards a goal: what was seen, done and earned, ``(8, n)`` each."""
     seen, done, earned = [], [], []
-    for _ in range(2):
+    for _ in range(8):
         seen.append(torch.cat([torch.eye(7)[places], torch.eye(7)[goals]], 1))
         done.append(policy(seen[-1]))
         places = (places + done[-1] - 1).clamp(0, 6)

@@ -94,7 +94,7 @@ def gpt_one_epoch(seed: int, rate: float = 3e-3, registered: bool = True) -> Run
     model = GPT(WORDS, registered=registered)
     optimizer = AdamW(model.parameters(), rate, weight_decay=0.01)
     kept = Shuffled(language(seed + 50, 128), size=64, seed=0, shuffle=False)
-    training = Shuffled(language(seed, 2400), size=16, seed=seed)
+    training = Shuffled(language(seed, 2880), size=16, seed=seed)
     return fit(model, optimizer, next_word, training, clip=1.0, score=lambda: -mean_over(model, next_word, kept))
 
 
