@@ -18,7 +18,7 @@ def mlp(*widths: int, act: Activation = nn.ReLU, last: Activation | None = None)
     modules: list[nn.Module] = []
     for inputs, outputs in pairwise(widths[:-1]):
         modules += [nn.Linear(inputs, outputs), act()]
-    modules.append(nn.Linear(*widths[-2:]))
+    modules.append(nn.Linear(widths[-2], widths[-1]))
     return nn.Sequential(*modules, *([last()] if last else []))
 
 

@@ -335,6 +335,7 @@ def specialists(seed: int, bias: float = 0.0) -> Run:
         return x, (rules[quarter] * x).sum(1, keepdim=True) / 2
 
     def loss_of(model: nn.Module, batch: Any) -> Tensor:
+        assert isinstance(model, Specialists)
         return squares(model, batch) + 0.05 * model.mixture.balance
 
     kept = Shuffled(*task(seed + 50, 512), size=64, seed=0, shuffle=False)

@@ -225,10 +225,10 @@ def lora(seed: int, spread: float = 0.2) -> Run:
         optimizer.step()
     optimizer.zero_grad()
     model.requires_grad_(False)
-    for block in model.blocks:
-        block.attention.mixed = LowRank(block.attention.mixed, spread=spread)
-        block.attention.out = LowRank(block.attention.out, spread=spread)
-        block.mlp[0], block.mlp[2] = LowRank(block.mlp[0], spread=spread), LowRank(block.mlp[2], spread=spread)
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear) and name.startswith("blocks"):
+            parent, _, own = name.rpartition(".")
+            setattr(model.get_submodule(parent), own, LowRank(module, spread=spread))
     tuned = AdamW([p for p in model.parameters() if p.requires_grad], 1e-2)
     return fit(
         model,
