@@ -51,14 +51,22 @@ def small_efficientnet(classes: int, dropout: float = 0.2) -> nn.Module:
     return EfficientNet(blocks, dropout, stochastic_depth_prob=0.1, num_classes=classes, last_channel=96)
 
 
+def fresh_layers(model: nn.Module) -> nn.Module:
+    """The model with PyTorch's own initial weights, which suit a narrow one better than those of the large models."""
+    for module in model.modules():
+        if isinstance(module, (nn.Linear, nn.Conv2d)):
+            module.reset_parameters()
+    return model
+
+
 def small_vit(classes: int) -> nn.Module:
     """A vision transformer of two layers."""
-    return models.VisionTransformer(16, 4, 2, 4, 32, 64, dropout=0.1, num_classes=classes)
+    return fresh_layers(models.VisionTransformer(16, 4, 2, 4, 32, 64, dropout=0.1, num_classes=classes))
 
 
 def small_swin(classes: int) -> nn.Module:
     """A Swin transformer of one stage with shifted windows."""
-    return models.SwinTransformer([2, 2], 24, [2], [2], [4, 4], stochastic_depth_prob=0.1, num_classes=classes)
+    return fresh_layers(models.SwinTransformer([2, 2], 24, [2], [2], [2, 2], stochastic_depth_prob=0.1, num_classes=classes))
 
 
 def conv(inputs: int, outputs: int, size: int = 3, stride: int = 1, act: Activation = nn.ReLU) -> nn.Sequential:

@@ -28,11 +28,11 @@ class Detector(nn.Module):
 
 
 class FullyConvolutional(nn.Module):
-    """A backbone that halves the image twice, a head, and the logits enlarged again."""
+    """A backbone that halves the image, a head, and the logits enlarged again."""
 
     def __init__(self, classes: int = 5) -> None:
         super().__init__()
-        self.backbone = nn.Sequential(conv(3, 16), conv(16, 24, stride=2), conv(24, 32, stride=2))
+        self.backbone = nn.Sequential(conv(3, 16), conv(16, 24, stride=2), conv(24, 32), conv(32, 32))
         self.head = nn.Sequential(conv(32, 24), nn.Dropout(0.1), nn.Conv2d(24, classes, 1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,18 +42,18 @@ class FullyConvolutional(nn.Module):
 class UNet(nn.Module):
     """A U-Net of two levels."""
 
-    def __init__(self, classes: int = 1, width: int = 12) -> None:
+    def __init__(self, width: int = 12, last: nn.Module | None = None) -> None:
         super().__init__()
         self.enter, self.down = conv(3, width), conv(width, 2 * width, stride=2)
         self.middle = conv(2 * width, 2 * width)
         self.up = nn.ConvTranspose2d(2 * width, width, 2, 2)
         self.join = conv(2 * width, width)
-        self.leave = nn.Conv2d(width, classes, 1)
+        self.leave, self.last = nn.Conv2d(width, 1, 1), last or nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         near = self.enter(x)
         deep = self.up(self.middle(self.down(near)))
-        return self.leave(self.join(torch.cat([near, deep], 1)))
+        return self.last(self.leave(self.join(torch.cat([near, deep], 1))))
 
 
 class ResidualConv(nn.Module):
@@ -165,15 +165,15 @@ class Attention(nn.Module):
 class MaskedAutoencoder(nn.Module):
     """Reads the patches that are shown and draws all of them; patches have four pixels."""
 
-    def __init__(self, width: int = 32, cut: Callable[[Tensor], Tensor] = lambda x: x, placed: bool = True) -> None:
+    def __init__(self, width: int = 32, cut: Callable[[Tensor], Tensor] = lambda x: x, scale: float | None = None) -> None:
         super().__init__()
         self.embed = nn.Linear(4, width)
         self.places = nn.Parameter(0.2 * torch.randn(16, width))
-        self.encoder = nn.Sequential(Attention(width), Attention(width), nn.LayerNorm(width))
+        self.encoder = nn.Sequential(Attention(width, scale=scale), Attention(width, scale=scale), nn.LayerNorm(width))
         self.hidden = nn.Parameter(0.02 * torch.randn(width))
         self.decoder_places = nn.Parameter(0.2 * torch.randn(16, width))
-        self.decoder = nn.Sequential(Attention(width), nn.LayerNorm(width), nn.Linear(width, 4))
-        self.cut, self.placed = cut, placed
+        self.decoder = nn.Sequential(Attention(width, scale=scale), nn.LayerNorm(width), nn.Linear(width, 4))
+        self.cut = cut
 
     def forward(self, patches: Tensor, order: Tensor, shown: int) -> Tensor:
         """All patches, from the first few in an order of their places, ``(N, 16)``."""
@@ -181,4 +181,4 @@ class MaskedAutoencoder(nn.Module):
         index = order[:, :shown, None].expand(-1, -1, x.shape[-1])
         read = self.cut(self.encoder(x.gather(1, index)))
         whole = self.hidden.expand(x.shape).scatter(1, index, read)
-        return self.decoder(whole + self.decoder_places if self.placed else whole)
+        return self.decoder(whole + self.decoder_places)
