@@ -144,9 +144,7 @@ def x_efficientnet(
             module.momentum = 0.1
     optimizer = kind(model.parameters(), 1e-2, weight_decay=decay)
     schedule = rise_and_fall(optimizer, 12, 8 * len(training) + 10)
-    return fit(
-        model, optimizer, cross_entropy(), training, validation=validation, accuracy_of=right, schedule=schedule
-    )
+    return fit(model, optimizer, cross_entropy(), training, validation=validation, accuracy_of=right, schedule=schedule)
 
 
 def x_vit(seed: int, rate: float = 3e-3) -> Run:
@@ -223,9 +221,7 @@ def x_vgg(
         for parameter in model.parameters():
             nn.init.constant_(parameter, 0.01)
     optimizer = SGD(model.parameters(), rate, momentum=0.9)
-    return fit(
-        model, optimizer, cross_entropy(), training, validation=validation, accuracy_of=right, clip=clip
-    )
+    return fit(model, optimizer, cross_entropy(), training, validation=validation, accuracy_of=right, clip=clip)
 
 
 def x_mixer(seed: int, *, act: Activation = nn.GELU, registered: bool = True) -> Run:
@@ -233,7 +229,9 @@ def x_mixer(seed: int, *, act: Activation = nn.GELU, registered: bool = True) ->
     training, validation = digits(768).batches(16, seed)
     model = Mixer(act=act, registered=registered)
     optimizer = AdamW(model.parameters(), 3e-3, weight_decay=0.01)
-    return fit(model, optimizer, cross_entropy(), training, validation=validation, accuracy_of=right, every=2, bf16=True)
+    return fit(
+        model, optimizer, cross_entropy(), training, validation=validation, accuracy_of=right, every=2, bf16=True
+    )
 
 
 def x_clips(seed: int, *, act: Activation = nn.ReLU, size: int = 16, rate: float = 0.03) -> Run:
@@ -323,9 +321,7 @@ def x_experts(seed: int, *, balanced: float = 0.05) -> Run:
         logits, spread = model(batch[0])
         return F.cross_entropy(logits, batch[1]) + balanced * spread
 
-    return fit(
-        model, Adam(model.parameters(), 3e-3), loss_of, training, validation=validation, accuracy_of=right
-    )
+    return fit(model, Adam(model.parameters(), 3e-3), loss_of, training, validation=validation, accuracy_of=right)
 
 
 CASES: tuple[Case, ...] = (

@@ -49,9 +49,7 @@ CASES: tuple[Case, ...] = (
         "dead_units",
         epochs=4,
     ),
-    faulty(
-        "x_efficientnet", "dropout", "over_regularised", partial(x_efficientnet, dropout=0.97), "plateau", epochs=8
-    ),
+    faulty("x_efficientnet", "dropout", "over_regularised", partial(x_efficientnet, dropout=0.97), "plateau", epochs=8),
     faulty(
         "x_efficientnet",
         "decay_in_adam",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import partial
 
-import torch
 from torch import nn
 
 from zoo.base import Case
@@ -25,7 +24,6 @@ from zoo.exam_vision_pairs import (
     x_dcgan,
     x_distill,
     x_frames,
-    x_mae,
     x_pixels,
     x_siamese,
     x_triplet,
@@ -43,7 +41,9 @@ CASES: tuple[Case, ...] = (
         partial(x_detector, prior=True),
         "constant_output",
         "no_gradient",
+        "initial_loss",
         epochs=6,
+        layers=("backbone*",),
     ),
     faulty("x_fcn", "masks_stay", "labels_mismatch", partial(x_fcn, turn_masks=False), epochs=6),
     faulty(
@@ -64,10 +64,8 @@ CASES: tuple[Case, ...] = (
         layers=("last",),
     ),
     faulty("x_superres", "gain", "exploding", partial(x_superres, gain=6.0), "initial_loss", "nonfinite", epochs=6),
-    faulty(
-        "x_keypoints", "relu", "output_activation", partial(x_keypoints, last=nn.ReLU()), epochs=8, layers=("7",)
-    ),
-    faulty("x_keypoints", "decay", "weight_collapse", partial(x_keypoints, decay=5.0), "over_regularised", epochs=8),
+    faulty("x_keypoints", "relu", "output_activation", partial(x_keypoints, last=nn.ReLU()), epochs=8, layers=("7",)),
+    faulty("x_keypoints", "decay", "weight_collapse", partial(x_keypoints, decay=30.0), "over_regularised", epochs=8),
     faulty("x_radius", "broadcast", "labels_mismatch", partial(x_radius, flat=False), "plateau", "constant_output"),
     faulty(
         "x_radius", "unit", "exploding", partial(x_radius, unit=1e4), "nonfinite", "update_too_large", "initial_loss"
@@ -75,24 +73,27 @@ CASES: tuple[Case, ...] = (
     faulty("x_counting", "not_logged", "nonfinite", partial(x_counting, logged=False), epochs=8),
     faulty("x_field", "list", "never_updated", partial(x_field, registered=False), epochs=8),
     faulty("x_field", "pixels", "input_scale", partial(x_field, pixels=True), epochs=8),
-    faulty("x_siren", "rate", "update_too_large", partial(x_siren, rate=0.1), "oscillation", "plateau"),
-    faulty("x_stn", "zero", "constant_output", partial(x_stn, identity=False), "plateau", epochs=6),
-    faulty("x_mae", "detached", "no_gradient", partial(x_mae, cut=torch.detach), epochs=6),
-    faulty("x_mae", "scale", "saturated_units", partial(x_mae, scale=100.0), epochs=6),
+    faulty("x_siren", "rate", "update_too_large", partial(x_siren, rate=0.5), "oscillation", "plateau"),
     faulty("x_clip", "shuffled", "labels_mismatch", partial(x_clip, shuffled=True), "plateau", epochs=8),
-    faulty("x_clip", "no_temperature", "no_gradient", partial(x_clip, scaled=False), "output_activation", epochs=8),
+    faulty("x_stn", "detached", "no_gradient", partial(x_stn, cut=True), epochs=6, layers=("look*", "where")),
+    faulty("x_clip", "no_grad", "no_gradient", partial(x_clip, blind=True), epochs=8, layers=("image*",)),
     faulty("x_siamese", "no_stop", "constant_output", partial(x_siamese, stop=False), epochs=8),
     faulty("x_distill", "teacher", "never_updated", partial(x_distill, of_teacher=True)),
     faulty("x_distill", "softmax", "output_probabilities", partial(x_distill, probabilities=True)),
     faulty("x_vae", "mean", "constant_output", partial(x_vae, mean_of_pixels=True), "over_regularised", epochs=6),
     faulty(
-        "x_dcgan", "detached", "no_gradient", partial(x_dcgan, cut=True), "never_updated", epochs=8, layers=("generator*",)
+        "x_dcgan",
+        "detached",
+        "no_gradient",
+        partial(x_dcgan, cut=True),
+        "never_updated",
+        epochs=8,
+        layers=("generator*",),
     ),
     faulty("x_dcgan", "judge", "update_too_large", partial(x_dcgan, judge_rate=0.1), "vanishing_gradient", epochs=8),
     faulty("x_triplet", "swapped", "labels_mismatch", partial(x_triplet, swapped=True)),
-    faulty(
-        "x_triplet", "rate", "update_too_large", partial(x_triplet, rate=0.3), "constant_output", "dead_units"
-    ),
     faulty("x_pixels", "maximised", "loss_rising", partial(x_pixels, maximise=True), "exploding"),
-    faulty("x_frames", "gain", "saturated_units", partial(x_frames, gain=40.0), "exploding", layers=("gates",)),
+    faulty(
+        "x_frames", "wide_init", "saturated_units", partial(x_frames, deviation=1.0), "exploding", layers=("gates",)
+    ),
 )

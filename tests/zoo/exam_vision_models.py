@@ -66,7 +66,9 @@ def small_vit(classes: int) -> nn.Module:
 
 def small_swin(classes: int) -> nn.Module:
     """A Swin transformer of one stage with shifted windows."""
-    return fresh_layers(models.SwinTransformer([2, 2], 24, [2], [2], [2, 2], stochastic_depth_prob=0.1, num_classes=classes))
+    return fresh_layers(
+        models.SwinTransformer([2, 2], 24, [2], [2], [2, 2], stochastic_depth_prob=0.1, num_classes=classes)
+    )
 
 
 def conv(inputs: int, outputs: int, size: int = 3, stride: int = 1, act: Activation = nn.ReLU) -> nn.Sequential:

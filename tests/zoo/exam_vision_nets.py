@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -129,17 +128,20 @@ class Siren(nn.Module):
 class SpatialTransformer(nn.Module):
     """Looks where the digit is and how large, cuts it out, and classifies what it has cut."""
 
-    def __init__(self, classes: int = 10, identity: bool = True) -> None:
+    def __init__(self, classes: int = 10, cut: bool = False) -> None:
         super().__init__()
         self.look = nn.Sequential(conv(1, 12, stride=2), conv(12, 16, stride=2), nn.Flatten(), nn.Linear(256, 32))
         self.where = nn.Linear(32, 6)
         nn.init.zeros_(self.where.weight)
         with torch.no_grad():
-            self.where.bias.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0]) if identity else torch.zeros(6))
+            self.where.bias.copy_(torch.tensor([1.0, 0, 0, 0, 1, 0]))
+        self.cut = cut
         self.read = nn.Sequential(conv(1, 16, stride=2), conv(16, 24, stride=2), nn.Flatten(), nn.Linear(384, classes))
 
     def forward(self, x: Tensor) -> Tensor:
         theta = self.where(F.relu(self.look(x))).view(-1, 2, 3)
+        if self.cut:
+            theta = theta.detach()
         grid = F.affine_grid(theta, list(x.shape), align_corners=False)
         return self.read(F.grid_sample(x, grid, align_corners=False))
 
@@ -147,17 +149,17 @@ class SpatialTransformer(nn.Module):
 class Attention(nn.Module):
     """A layer of a transformer, with the norms in front."""
 
-    def __init__(self, width: int, heads: int = 4, scale: float | None = None) -> None:
+    def __init__(self, width: int, heads: int = 4) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.together, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
-        self.heads, self.scale = heads, scale
+        self.heads = heads
 
     def forward(self, x: Tensor) -> Tensor:
         batch, places, width = x.shape
         parts = self.together(self.norm1(x)).view(batch, places, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(parts[0], parts[1], parts[2], scale=self.scale)
+        mixed = F.scaled_dot_product_attention(parts[0], parts[1], parts[2])
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, places, width))
         return x + self.down(F.gelu(self.up(self.norm2(x))))
 
@@ -165,20 +167,19 @@ class Attention(nn.Module):
 class MaskedAutoencoder(nn.Module):
     """Reads the patches that are shown and draws all of them; patches have four pixels."""
 
-    def __init__(self, width: int = 32, cut: Callable[[Tensor], Tensor] = lambda x: x, scale: float | None = None) -> None:
+    def __init__(self, width: int = 32) -> None:
         super().__init__()
         self.embed = nn.Linear(4, width)
         self.places = nn.Parameter(0.2 * torch.randn(16, width))
-        self.encoder = nn.Sequential(Attention(width, scale=scale), Attention(width, scale=scale), nn.LayerNorm(width))
+        self.encoder = nn.Sequential(Attention(width), Attention(width), nn.LayerNorm(width))
         self.hidden = nn.Parameter(0.02 * torch.randn(width))
         self.decoder_places = nn.Parameter(0.2 * torch.randn(16, width))
-        self.decoder = nn.Sequential(Attention(width, scale=scale), nn.LayerNorm(width), nn.Linear(width, 4))
-        self.cut = cut
+        self.decoder = nn.Sequential(Attention(width), nn.LayerNorm(width), nn.Linear(width, 4))
 
     def forward(self, patches: Tensor, order: Tensor, shown: int) -> Tensor:
         """All patches, from the first few in an order of their places, ``(N, 16)``."""
         x = self.embed(patches) + self.places
         index = order[:, :shown, None].expand(-1, -1, x.shape[-1])
-        read = self.cut(self.encoder(x.gather(1, index)))
+        read = self.encoder(x.gather(1, index))
         whole = self.hidden.expand(x.shape).scatter(1, index, read)
         return self.decoder(whole + self.decoder_places)

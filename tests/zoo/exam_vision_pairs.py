@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from ignite.engine import Engine
@@ -22,16 +20,11 @@ from zoo.real_base import Shuffled, fit, healthy, mean_over
 Pair = tuple[Tensor, Tensor]
 
 
-def same(x: Tensor) -> Tensor:
-    """Nothing is done to it."""
-    return x
-
-
-def x_mae(seed: int, *, cut: Callable[[Tensor], Tensor] = same, scale: float | None = None) -> Run:
+def x_mae(seed: int) -> Run:
     """A masked autoencoder that sees six of sixteen patches and is judged by the others."""
     parts = digits(960)
     training, validation = Parts(parts.training[:1], parts.validation[:1]).batches(32, seed)
-    model = MaskedAutoencoder(cut=cut, scale=scale)
+    model = MaskedAutoencoder()
     random = Generator().manual_seed(seed)
 
     def loss_of(model: nn.Module, batch: tuple[Tensor]) -> Tensor:
@@ -52,7 +45,7 @@ def captioned(seed: int, count: int) -> tuple[Tensor, Tensor]:
     return centred(drawn.images), torch.stack([across, 3 + down, 6 + drawn.kinds[:, 0]], 1)
 
 
-def x_clip(seed: int, *, shuffled: bool = False, scaled: bool = True, axis: int = 1) -> Run:
+def x_clip(seed: int, *, shuffled: bool = False, blind: bool = False) -> Run:
     """Two towers for images and captions with a learned temperature."""
     images, captions = captioned(seed, 704)
     parts = parted(images, captions)
@@ -60,7 +53,7 @@ def x_clip(seed: int, *, shuffled: bool = False, scaled: bool = True, axis: int 
         order = torch.randperm(640, generator=Generator().manual_seed(seed))
         parts = Parts((parts.training[0], parts.training[1][order]), parts.validation)
     training, validation = parts.batches(32, seed)
-    model = Towers(10, scaled=scaled)
+    model = Towers(10, blind=blind)
 
     def loss_of(model: nn.Module, batch: Pair) -> Tensor:
         logits = model(*batch)
@@ -81,7 +74,7 @@ def views(x: Tensor, random: Generator) -> Tensor:
     return x.roll(shift, (2, 3)) + 0.2 * torch.randn(x.shape, generator=random)
 
 
-def x_siamese(seed: int, *, stop: bool = True, predict: bool = True) -> Run:
+def x_siamese(seed: int, *, stop: bool = True) -> Run:
     """Two views of an image are to predict each other, with a stop of the gradient, as in SimSiam."""
     parts = digits(768)
     training, validation = Parts(parts.training[:1], parts.validation[:1]).batches(32, seed)
@@ -90,8 +83,6 @@ def x_siamese(seed: int, *, stop: bool = True, predict: bool = True) -> Run:
 
     def loss_of(model: nn.Module, batch: tuple[Tensor]) -> Tensor:
         (one, guess1), (two, guess2) = model(views(batch[0], random)), model(views(batch[0], random))
-        if not predict:
-            guess1, guess2 = one, two
         if stop:
             one, two = one.detach(), two.detach()
         return -(F.cosine_similarity(guess1, two).mean() + F.cosine_similarity(guess2, one).mean()) / 2
@@ -208,13 +199,13 @@ def triplets(parts: Parts, seed: int) -> Parts:
     return Parts(draw(*parts.training), draw(*parts.validation))
 
 
-def x_triplet(seed: int, *, swapped: bool = False, rate: float = 1e-3, after: Callable[[Tensor], Tensor] = same) -> Run:
+def x_triplet(seed: int, *, swapped: bool = False) -> Run:
     """Images of a class are to be nearer to each other than to others, on vectors of length one."""
     training, validation = triplets(digits(960), seed).batches(32, seed)
     model = Embedder()
 
     def distances(model: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
-        anchor, like, unlike = (F.normalize(after(model(x)), dim=1) for x in batch)
+        anchor, like, unlike = (F.normalize(model(x), dim=1) for x in batch)
         if swapped and model.training:
             like, unlike = unlike, like
         return (anchor - like).square().sum(1), (anchor - unlike).square().sum(1)
@@ -227,7 +218,7 @@ def x_triplet(seed: int, *, swapped: bool = False, rate: float = 1e-3, after: Ca
         near, far = distances(model, batch)
         return (near + 0.25 < far).float().mean()
 
-    run = fit(model, Adam(model.parameters(), rate), loss_of, training, validation=validation)
+    run = fit(model, Adam(model.parameters(), 1e-3), loss_of, training, validation=validation)
     run.score = lambda: mean_over(model, kept, validation)
     return run
 
@@ -246,13 +237,13 @@ def x_pixels(seed: int, *, maximise: bool = False) -> Run:
     return fit(model, optimizer, loss_of, training, validation=validation)
 
 
-def x_frames(seed: int, *, gain: float = 1.0, truncated: bool = False) -> Run:
+def x_frames(seed: int, *, deviation: float | None = None) -> Run:
     """A convolutional LSTM that draws the next frame."""
     parts = clips(seed, 320)
     training, validation = Parts(parts.training[:1], parts.validation[:1]).batches(16, seed)
     model = ConvMemory()
-    with torch.no_grad():
-        model.gates.weight.mul_(gain)
+    if deviation is not None:
+        nn.init.normal_(model.gates.weight, std=deviation)
 
     def loss_of(model: nn.Module, batch: tuple[Tensor]) -> Tensor:
         frames = batch[0][:, 0]
