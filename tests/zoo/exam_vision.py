@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from ignite.engine import Engine
 from torch import Generator, Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
-from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LambdaLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, CosineAnnealingWarmRestarts, ExponentialLR, LambdaLR
 
 from zoo.base import Case, Run
 from zoo.exam_vision_data import Parts, centred, clips, digits, parted, scenes, shapes
@@ -133,16 +133,30 @@ def x_mobilenet(seed: int, rate: float = 4e-4) -> Run:
     )
 
 
-def x_efficientnet(
-    seed: int, *, dropout: float = 0.2, kind: Callable[..., Optimizer] = AdamW, decay: float = 0.05
-) -> Run:
+def x_shufflenet(seed: int) -> Run:
+    """A small ShuffleNetV2 with plain momentum whose images are flipped by chance in training."""
+    training, validation = shapes(seed, 384).batches(32, seed)
+    model = small_shufflenet(4)
+    random = Generator().manual_seed(seed)
+
+    def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
+        x, y = batch
+        if model.training and torch.rand((), generator=random) < 0.5:
+            x = x.flip(3)
+        return F.cross_entropy(model(x), y)
+
+    optimizer = SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=1e-4)
+    return fit(model, optimizer, loss_of, training, validation=validation, accuracy_of=right)
+
+
+def x_efficientnet(seed: int, *, dropout: float = 0.2) -> Run:
     """A small EfficientNet with AdamW and a warm-up, with weight decay as its recipe has it."""
     training, validation = shapes(seed, 384).batches(32, seed)
     model = small_efficientnet(4, dropout)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = 0.1
-    optimizer = kind(model.parameters(), 1e-2, weight_decay=decay)
+    optimizer = AdamW(model.parameters(), 1e-2, weight_decay=0.05)
     schedule = rise_and_fall(optimizer, 12, 8 * len(training) + 10)
     return fit(model, optimizer, cross_entropy(), training, validation=validation, accuracy_of=right, schedule=schedule)
 
@@ -184,7 +198,7 @@ def x_swin(seed: int, *, factor: float = 0.995) -> Run:
     )
 
 
-def x_inception(seed: int, *, softmax: bool = False) -> Run:
+def x_inception(seed: int) -> Run:
     """A net of mixed branches with an auxiliary head that counts for a third."""
     training, validation = shapes(seed, 384).batches(32, seed)
     model = Inception(4)
@@ -192,8 +206,6 @@ def x_inception(seed: int, *, softmax: bool = False) -> Run:
     def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         x, y = batch
         main, beside = model(x)
-        if softmax:
-            main, beside = main.softmax(1), None if beside is None else beside.softmax(1)
         loss = F.cross_entropy(main, y)
         return loss if beside is None else loss + 0.3 * F.cross_entropy(beside, y)
 
@@ -209,13 +221,9 @@ def x_vgg(
     rate: float = 0.02,
     clip: float | None = 2.0,
     same: bool = False,
-    bytes_: bool = False,
 ) -> Run:
     """Plain convolutions without a norm, with momentum and clipping."""
-    parts = digits(640)
-    if bytes_:
-        parts = Parts(*(((x + 1) * 127.5, y) for x, y in (parts.training, parts.validation)))
-    training, validation = parts.batches(32, seed)
+    training, validation = digits(640).batches(32, seed)
     model = plain(depth, act=act)
     if same:
         for parameter in model.parameters():
@@ -224,51 +232,47 @@ def x_vgg(
     return fit(model, optimizer, cross_entropy(), training, validation=validation, accuracy_of=right, clip=clip)
 
 
-def x_mixer(seed: int, *, act: Activation = nn.GELU, registered: bool = True) -> Run:
+def x_mixer(seed: int, *, registered: bool = True, kind: Callable[..., Optimizer] = AdamW) -> Run:
     """An MLP-Mixer under autocast whose gradients are those of two batches."""
     training, validation = digits(768).batches(16, seed)
-    model = Mixer(act=act, registered=registered)
-    optimizer = AdamW(model.parameters(), 3e-3, weight_decay=0.01)
+    model = Mixer(registered=registered)
+    optimizer = kind(model.parameters(), 3e-3, weight_decay=0.1)
     return fit(
         model, optimizer, cross_entropy(), training, validation=validation, accuracy_of=right, every=2, bf16=True
     )
 
 
-def x_clips(seed: int, *, act: Activation = nn.ReLU, size: int = 16, rate: float = 0.03) -> Run:
+def x_clips(seed: int) -> Run:
     """Which way a spot moves, from convolutions over space and time with momentum."""
-    training, validation = clips(seed).batches(size, seed)
-    model = ClipNet(act=act)
-    optimizer = SGD(model.parameters(), rate, momentum=0.9)
+    training, validation = clips(seed).batches(16, seed)
+    model = ClipNet()
+    optimizer = SGD(model.parameters(), 0.03, momentum=0.9)
     return fit(model, optimizer, cross_entropy(), training, validation=validation, accuracy_of=right)
 
 
-def x_lenet(seed: int, deviation: float | None = None) -> Run:
+def x_lenet(seed: int, *, last: nn.Module | None = None) -> Run:
     """A net with tanh, trained with warm restarts, without accuracy."""
     training, validation = digits(800).batches(40, seed)
-    model = lenet()
-    if deviation is not None:
-        for name, parameter in model.named_parameters():
-            if name.endswith("weight"):
-                nn.init.normal_(parameter, std=deviation)
+    model = lenet(last=last)
     optimizer = SGD(model.parameters(), 0.1, momentum=0.9)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 40)
+    schedule = CosineAnnealingWarmRestarts(optimizer, 40)
     return fit(model, optimizer, cross_entropy(), training, validation=validation, schedule=schedule)
 
 
 def x_transfer(seed: int, *, head_last: bool = False) -> Run:
-    """A frozen ShuffleNet, trained before on other images, with a new head; its learning rate is high."""
-    model: Any = small_shufflenet(4)
-    before = fit(model, Adam(model.parameters(), 3e-3), cross_entropy(), shapes(seed + 50, 256).batches(32, seed)[0])
-    before.trainer.run(before.training, max_epochs=4)
-    drawn = scenes(seed, 576)
-    training, validation = parted(centred(drawn.images), (drawn.kinds[:, 0] > 1).long()).batches(32, seed)
+    """A frozen DenseNet, trained before on images in other light, with a new head whose learning rate is high."""
+    model: Any = small_densenet(4)
+    before = fit(model, Adam(model.parameters(), 5e-3), cross_entropy(), shapes(seed + 50, 320).batches(32, seed)[0])
+    before.trainer.run(before.training, max_epochs=6)
+    drawn = scenes(seed, 384)
+    training, validation = parted(0.7 * centred(drawn.images) + 0.3, drawn.kinds[:, 0]).batches(32, seed)
     model.requires_grad_(False)
     if head_last:
-        optimizer = Adam(model.fc.parameters(), 1e-2)
-        model.fc = nn.Linear(128, 2)
+        optimizer = Adam(model.classifier.parameters(), 2e-2)
+        model.classifier = nn.Linear(model.classifier.in_features, 4)
     else:
-        model.fc = nn.Linear(128, 2)
-        optimizer = Adam(model.fc.parameters(), 1e-2)
+        model.classifier = nn.Linear(model.classifier.in_features, 4)
+        optimizer = Adam(model.classifier.parameters(), 2e-2)
     return fit(model, optimizer, cross_entropy(), training, validation=validation, accuracy_of=right)
 
 
@@ -312,14 +316,14 @@ def x_rare(seed: int, *, sigmoid: bool = False) -> Run:
     return fit(model, Adam(model.parameters(), 2e-3), loss_of, training, validation=validation)
 
 
-def x_experts(seed: int, *, balanced: float = 0.05) -> Run:
+def x_experts(seed: int) -> Run:
     """Each image is sent to one of four experts, which are to be used evenly."""
     training, validation = digits(640).batches(32, seed)
     model = SoftExperts()
 
     def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         logits, spread = model(batch[0])
-        return F.cross_entropy(logits, batch[1]) + balanced * spread
+        return F.cross_entropy(logits, batch[1]) + 0.05 * spread
 
     return fit(model, Adam(model.parameters(), 3e-3), loss_of, training, validation=validation, accuracy_of=right)
 
@@ -329,6 +333,7 @@ CASES: tuple[Case, ...] = (
     healthy("x_resnet34", x_resnet34, epochs=1),
     healthy("x_densenet", x_densenet, epochs=6),
     healthy("x_mobilenet", x_mobilenet, epochs=4),
+    healthy("x_shufflenet", x_shufflenet, epochs=6),
     healthy("x_efficientnet", x_efficientnet, epochs=8),
     healthy("x_vit", x_vit, epochs=6),
     healthy("x_swin", x_swin, epochs=8),
@@ -337,7 +342,7 @@ CASES: tuple[Case, ...] = (
     healthy("x_mixer", x_mixer, epochs=5),
     healthy("x_clips", x_clips, epochs=6),
     healthy("x_lenet", x_lenet, epochs=6),
-    healthy("x_transfer", x_transfer, epochs=8),
+    healthy("x_transfer", x_transfer, epochs=6),
     healthy("x_few", x_few, epochs=8),
     healthy("x_rare", x_rare, epochs=5),
     healthy("x_experts", x_experts, epochs=6),

@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 from zoo.base import Case, Run
 from zoo.exam_vision import cross_entropy, right
 from zoo.exam_vision_data import Parts, centred, crowds, digits, parted, picture, points, scenes
+from zoo.exam_vision_models import Activation
 from zoo.exam_vision_nets import (
     Detector,
     Field,
@@ -27,7 +28,7 @@ from zoo.real_base import fit, healthy, mean_over
 
 
 def grids(boxes: Tensor, kinds: Tensor, cells: int) -> tuple[Tensor, Tensor]:
-    """What each cell is to say: its object's box, whose centre is given in parts of the cell, and its class or -1 where no object is centred."""
+    """What each cell is to say: its object's box, the centre in parts of the cell, and its class or -1 without one."""
     aim = torch.zeros(len(boxes), 4, cells, cells)
     named = torch.full((len(boxes), cells, cells), -1)
     rows = torch.arange(len(boxes))
@@ -77,11 +78,11 @@ def overlap(predicted: Tensor, masks: Tensor) -> Tensor:
     return ((predicted == masks) & either).sum() / either.sum().clamp(min=1)
 
 
-def x_fcn(seed: int, *, turn_masks: bool = True) -> Run:
+def x_fcn(seed: int, *, turn_masks: bool = True, act: Activation = nn.ReLU) -> Run:
     """The class of each pixel from images that are turned by chance, with one learning rate for all."""
     drawn = scenes(seed, 384)
     training, validation = parted(centred(drawn.images), drawn.masks).batches(16, seed)
-    model = FullyConvolutional()
+    model = FullyConvolutional(act=act)
     random = Generator().manual_seed(seed)
 
     def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
@@ -164,7 +165,7 @@ def x_radius(seed: int, *, flat: bool = True, unit: float = 1.0) -> Run:
     return run
 
 
-def x_counting(seed: int, *, logged: bool = True, rate: float = 3e-3) -> Run:
+def x_counting(seed: int, *, logged: bool = True) -> Run:
     """How many spots there are, with Poisson's loss."""
     training, validation = crowds(seed).batches(32, seed)
     model = nn.Sequential(
@@ -175,7 +176,7 @@ def x_counting(seed: int, *, logged: bool = True, rate: float = 3e-3) -> Run:
     def loss_of(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
         return F.poisson_nll_loss(model(batch[0])[:, 0], batch[1], log_input=logged)
 
-    return fit(model, Adam(model.parameters(), rate), loss_of, training, validation=validation, clip=20.0)
+    return fit(model, Adam(model.parameters(), 3e-3), loss_of, training, validation=validation, clip=20.0)
 
 
 def colours_of(model: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:

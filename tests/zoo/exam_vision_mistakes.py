@@ -20,10 +20,10 @@ from zoo.exam_vision_dense import (
     x_unet,
 )
 from zoo.exam_vision_pairs import (
+    x_autoencoder,
     x_clip,
     x_dcgan,
     x_distill,
-    x_frames,
     x_pixels,
     x_siamese,
     x_triplet,
@@ -71,6 +71,7 @@ CASES: tuple[Case, ...] = (
         "x_radius", "unit", "exploding", partial(x_radius, unit=1e4), "nonfinite", "update_too_large", "initial_loss"
     ),
     faulty("x_counting", "not_logged", "nonfinite", partial(x_counting, logged=False), epochs=8),
+    faulty("x_fcn", "linear", "no_nonlinearity", partial(x_fcn, act=nn.Identity), epochs=6),
     faulty("x_field", "list", "never_updated", partial(x_field, registered=False), epochs=8),
     faulty("x_field", "pixels", "input_scale", partial(x_field, pixels=True), epochs=8),
     faulty("x_siren", "rate", "update_too_large", partial(x_siren, rate=0.5), "oscillation", "plateau"),
@@ -90,10 +91,9 @@ CASES: tuple[Case, ...] = (
         epochs=8,
         layers=("generator*",),
     ),
-    faulty("x_dcgan", "judge", "update_too_large", partial(x_dcgan, judge_rate=0.1), "vanishing_gradient", epochs=8),
     faulty("x_triplet", "swapped", "labels_mismatch", partial(x_triplet, swapped=True)),
     faulty("x_pixels", "maximised", "loss_rising", partial(x_pixels, maximise=True), "exploding"),
     faulty(
-        "x_frames", "wide_init", "saturated_units", partial(x_frames, deviation=1.0), "exploding", layers=("gates",)
+        "x_autoencoder", "wide_init", "saturated_units", partial(x_autoencoder, deviation=1.0), "initial_loss", epochs=6
     ),
 )

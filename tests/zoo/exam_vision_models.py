@@ -125,11 +125,11 @@ def plain(depth: int = 6, width: int = 20, act: Activation = nn.ReLU, classes: i
 class MixerBlock(nn.Module):
     """Mixes places, then channels."""
 
-    def __init__(self, places: int, width: int, act: Activation) -> None:
+    def __init__(self, places: int, width: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.places = nn.Sequential(nn.Linear(places, 32), act(), nn.Linear(32, places))
-        self.channels = nn.Sequential(nn.Linear(width, 2 * width), act(), nn.Linear(2 * width, width))
+        self.places = nn.Sequential(nn.Linear(places, 32), nn.GELU(), nn.Linear(32, places))
+        self.channels = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.places(self.norm1(x).transpose(1, 2)).transpose(1, 2)
@@ -139,10 +139,10 @@ class MixerBlock(nn.Module):
 class Mixer(nn.Module):
     """An MLP-Mixer on patches of two by two pixels; registered or not says whether the blocks are known as parts."""
 
-    def __init__(self, classes: int = 10, width: int = 32, act: Activation = nn.GELU, registered: bool = True) -> None:
+    def __init__(self, classes: int = 10, width: int = 32, registered: bool = True) -> None:
         super().__init__()
         self.patches = nn.Conv2d(1, width, 2, 2)
-        blocks = [MixerBlock(16, width, act) for _ in range(2)]
+        blocks = [MixerBlock(16, width) for _ in range(2)]
         self.blocks = nn.ModuleList(blocks) if registered else blocks
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
 
@@ -153,7 +153,7 @@ class Mixer(nn.Module):
         return self.head(self.norm(x).mean(1))
 
 
-def lenet(classes: int = 10) -> nn.Sequential:
+def lenet(classes: int = 10, last: nn.Module | None = None) -> nn.Sequential:
     """A net with tanh, in the style of LeNet."""
     return nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1),
@@ -166,17 +166,18 @@ def lenet(classes: int = 10) -> nn.Sequential:
         nn.Linear(64, 48),
         nn.Tanh(),
         nn.Linear(48, classes),
+        *([] if last is None else [last]),
     )
 
 
 class ClipNet(nn.Module):
     """Convolutions over space and time."""
 
-    def __init__(self, classes: int = 4, act: Activation = nn.ReLU) -> None:
+    def __init__(self, classes: int = 4) -> None:
         super().__init__()
-        self.conv1, self.norm1, self.act1 = nn.Conv3d(1, 12, 3, padding=1), nn.BatchNorm3d(12), act()
-        self.conv2, self.norm2, self.act2 = nn.Conv3d(12, 16, 3, (1, 2, 2), 1), nn.BatchNorm3d(16), act()
-        self.conv3, self.norm3, self.act3 = nn.Conv3d(16, 24, 3, 2, 1), nn.BatchNorm3d(24), act()
+        self.conv1, self.norm1, self.act1 = nn.Conv3d(1, 12, 3, padding=1), nn.BatchNorm3d(12), nn.ReLU()
+        self.conv2, self.norm2, self.act2 = nn.Conv3d(12, 16, 3, (1, 2, 2), 1), nn.BatchNorm3d(16), nn.ReLU()
+        self.conv3, self.norm3, self.act3 = nn.Conv3d(16, 24, 3, 2, 1), nn.BatchNorm3d(24), nn.ReLU()
         self.head = nn.Linear(24, classes)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from zoo.exam_vision_models import conv
+from zoo.exam_vision_models import Activation, conv
 
 
 class Detector(nn.Module):
@@ -29,10 +29,12 @@ class Detector(nn.Module):
 class FullyConvolutional(nn.Module):
     """A backbone that halves the image, a head, and the logits enlarged again."""
 
-    def __init__(self, classes: int = 5) -> None:
+    def __init__(self, classes: int = 5, act: Activation = nn.ReLU) -> None:
         super().__init__()
-        self.backbone = nn.Sequential(conv(3, 16), conv(16, 24, stride=2), conv(24, 32), conv(32, 32))
-        self.head = nn.Sequential(conv(32, 24), nn.Dropout(0.1), nn.Conv2d(24, classes, 1))
+        self.backbone = nn.Sequential(
+            conv(3, 16, act=act), conv(16, 24, stride=2, act=act), conv(24, 32, act=act), conv(32, 32, act=act)
+        )
+        self.head = nn.Sequential(conv(32, 24, act=act), nn.Dropout(0.1), nn.Conv2d(24, classes, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.interpolate(self.head(self.backbone(x)), x.shape[-2:], mode="bilinear", align_corners=False)

@@ -7,14 +7,23 @@ import torch.nn.functional as F
 from ignite.engine import Engine
 from torch import Generator, Tensor, nn
 from torch.optim import SGD, Adam, AdamW
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR
 
 from zoo.base import Case, Run
 from zoo.exam_vision import cross_entropy, right
 from zoo.exam_vision_data import Parts, centred, clips, digits, parted, scenes
 from zoo.exam_vision_models import plain
 from zoo.exam_vision_nets import MaskedAutoencoder
-from zoo.exam_vision_towers import Adversaries, ConvMemory, ConvVae, Embedder, Siamese, Towers, pixel_cnn
+from zoo.exam_vision_towers import (
+    Adversaries,
+    ConvMemory,
+    ConvVae,
+    Embedder,
+    Siamese,
+    Towers,
+    pixel_cnn,
+    tanh_autoencoder,
+)
 from zoo.real_base import Shuffled, fit, healthy, mean_over
 
 Pair = tuple[Tensor, Tensor]
@@ -151,12 +160,12 @@ def x_vae(seed: int, *, mean_of_pixels: bool = False) -> Run:
     return run
 
 
-def x_dcgan(seed: int, *, cut: bool = False, rate: float = 3e-3, judge_rate: float = 1e-3) -> Run:
+def x_dcgan(seed: int, *, cut: bool = False, judge_rate: float = 5e-3) -> Run:
     """A generator of digits and a discriminator, each with an optimizer."""
     x = digits(960).training[0]
     training = Shuffled(x, size=32, seed=seed)
     model = Adversaries()
-    making = Adam(model.generator.parameters(), rate, betas=(0.5, 0.999))
+    making = Adam(model.generator.parameters(), 1e-2, betas=(0.5, 0.999))
     judging = Adam(model.discriminator.parameters(), judge_rate, betas=(0.5, 0.999))
 
     def judged(images: Tensor, real: bool) -> Tensor:
@@ -237,19 +246,35 @@ def x_pixels(seed: int, *, maximise: bool = False) -> Run:
     return fit(model, optimizer, loss_of, training, validation=validation)
 
 
-def x_frames(seed: int, *, deviation: float | None = None) -> Run:
+def x_frames(seed: int) -> Run:
     """A convolutional LSTM that draws the next frame."""
     parts = clips(seed, 320)
     training, validation = Parts(parts.training[:1], parts.validation[:1]).batches(16, seed)
     model = ConvMemory()
-    if deviation is not None:
-        nn.init.normal_(model.gates.weight, std=deviation)
 
     def loss_of(model: nn.Module, batch: tuple[Tensor]) -> Tensor:
         frames = batch[0][:, 0]
         return F.mse_loss(model(frames[:, :-1])[:, 1:], frames[:, 2:])
 
     return fit(model, Adam(model.parameters(), 1e-2), loss_of, training, validation=validation, clip=1.0)
+
+
+def x_autoencoder(seed: int, *, deviation: float | None = None) -> Run:
+    """A deep autoencoder of digits with tanh, with a falling learning rate and no validation."""
+    parts = digits(960)
+    training, validation = Parts(parts.training[:1], parts.validation[:1]).batches(24, seed)
+    model = tanh_autoencoder()
+    if deviation is not None:
+        for parameter in model.parameters():
+            nn.init.normal_(parameter, std=deviation)
+    optimizer = Adam(model.parameters(), 2e-3)
+
+    def loss_of(model: nn.Module, batch: tuple[Tensor]) -> Tensor:
+        return F.mse_loss(model(batch[0]), batch[0].flatten(1))
+
+    run = fit(model, optimizer, loss_of, training, schedule=LinearLR(optimizer, 1.0, 0.2, 6 * len(training)))
+    run.score = lambda: -mean_over(model, loss_of, validation)
+    return run
 
 
 CASES: tuple[Case, ...] = (
@@ -262,4 +287,5 @@ CASES: tuple[Case, ...] = (
     healthy("x_triplet", x_triplet, epochs=5),
     healthy("x_pixels", x_pixels, epochs=5),
     healthy("x_frames", x_frames, epochs=5),
+    healthy("x_autoencoder", x_autoencoder, epochs=6),
 )

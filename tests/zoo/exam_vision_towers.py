@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -145,3 +147,14 @@ class ConvMemory(nn.Module):
             hidden = torch.sigmoid(leave) * torch.tanh(cell)
             drawn.append(self.draw(hidden))
         return torch.cat(drawn, 1)
+
+
+def tanh_autoencoder() -> nn.Sequential:
+    """A deep autoencoder with tanh."""
+    widths = (64, 48, 32, 8, 32, 48, 64)
+    layers: list[nn.Module] = [nn.Flatten()]
+    for inputs, outputs in pairwise(widths):
+        linear = nn.Linear(inputs, outputs)
+        nn.init.xavier_uniform_(linear.weight)
+        layers += [linear, nn.Tanh()]
+    return nn.Sequential(*layers[:-1])
