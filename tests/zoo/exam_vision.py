@@ -134,7 +134,7 @@ def x_mobilenet(seed: int, rate: float = 4e-4) -> Run:
 
 
 def x_shufflenet(seed: int) -> Run:
-    """A small ShuffleNetV2 with plain momentum whose images are flipped by chance in training."""
+    """A small ShuffleNetV2 whose images are flipped by chance in training."""
     training, validation = shapes(seed, 384).batches(32, seed)
     model = small_shufflenet(4)
     random = Generator().manual_seed(seed)
@@ -145,7 +145,7 @@ def x_shufflenet(seed: int) -> Run:
             x = x.flip(3)
         return F.cross_entropy(model(x), y)
 
-    optimizer = SGD(model.parameters(), 0.05, momentum=0.9, weight_decay=1e-4)
+    optimizer = Adam(model.parameters(), 4e-3, weight_decay=1e-5)
     return fit(model, optimizer, loss_of, training, validation=validation, accuracy_of=right)
 
 
@@ -333,7 +333,7 @@ CASES: tuple[Case, ...] = (
     healthy("x_resnet34", x_resnet34, epochs=1),
     healthy("x_densenet", x_densenet, epochs=6),
     healthy("x_mobilenet", x_mobilenet, epochs=4),
-    healthy("x_shufflenet", x_shufflenet, epochs=6),
+    healthy("x_shufflenet", x_shufflenet, epochs=8),
     healthy("x_efficientnet", x_efficientnet, epochs=8),
     healthy("x_vit", x_vit, epochs=6),
     healthy("x_swin", x_swin, epochs=8),

@@ -25,7 +25,6 @@ from zoo.exam_vision_pairs import (
     x_dcgan,
     x_distill,
     x_pixels,
-    x_siamese,
     x_triplet,
     x_vae,
 )
@@ -78,7 +77,6 @@ CASES: tuple[Case, ...] = (
     faulty("x_clip", "shuffled", "labels_mismatch", partial(x_clip, shuffled=True), "plateau", epochs=8),
     faulty("x_stn", "detached", "no_gradient", partial(x_stn, cut=True), epochs=6, layers=("look*", "where")),
     faulty("x_clip", "no_grad", "no_gradient", partial(x_clip, blind=True), epochs=8, layers=("image*",)),
-    faulty("x_siamese", "no_stop", "constant_output", partial(x_siamese, stop=False), epochs=8),
     faulty("x_distill", "teacher", "never_updated", partial(x_distill, of_teacher=True)),
     faulty("x_distill", "softmax", "output_probabilities", partial(x_distill, probabilities=True)),
     faulty("x_vae", "mean", "constant_output", partial(x_vae, mean_of_pixels=True), "over_regularised", epochs=6),

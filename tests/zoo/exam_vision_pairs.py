@@ -83,7 +83,7 @@ def views(x: Tensor, random: Generator) -> Tensor:
     return x.roll(shift, (2, 3)) + 0.2 * torch.randn(x.shape, generator=random)
 
 
-def x_siamese(seed: int, *, stop: bool = True) -> Run:
+def x_siamese(seed: int) -> Run:
     """Two views of an image are to predict each other, with a stop of the gradient, as in SimSiam."""
     parts = digits(768)
     training, validation = Parts(parts.training[:1], parts.validation[:1]).batches(32, seed)
@@ -92,8 +92,7 @@ def x_siamese(seed: int, *, stop: bool = True) -> Run:
 
     def loss_of(model: nn.Module, batch: tuple[Tensor]) -> Tensor:
         (one, guess1), (two, guess2) = model(views(batch[0], random)), model(views(batch[0], random))
-        if stop:
-            one, two = one.detach(), two.detach()
+        one, two = one.detach(), two.detach()
         return -(F.cosine_similarity(guess1, two).mean() + F.cosine_similarity(guess2, one).mean()) / 2
 
     def retrieved(model: nn.Module, batch: tuple[Tensor]) -> Tensor:
