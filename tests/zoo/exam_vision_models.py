@@ -115,6 +115,7 @@ def plain(depth: int = 6, width: int = 20, act: Activation = nn.ReLU, classes: i
         layer = nn.Conv2d(1 if index == 0 else width, width, 3, padding=1)
         if act is nn.ReLU:
             nn.init.kaiming_normal_(layer.weight)
+            assert layer.bias is not None
             nn.init.zeros_(layer.bias)
         layers += [layer, act()]
         if index in (1, 3):

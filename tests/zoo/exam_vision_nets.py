@@ -92,6 +92,8 @@ def regressor(outputs: int, last: nn.Module | None = None, channels: int = 3) ->
 class Field(nn.Module):
     """The colour at a place, from waves of fixed random lengths and an MLP."""
 
+    lengths: Tensor
+
     def __init__(self, width: int = 64, waves: int = 24, registered: bool = True) -> None:
         super().__init__()
         self.register_buffer("lengths", 2.0 * torch.randn(2, waves))
@@ -114,10 +116,11 @@ class Siren(nn.Module):
     def __init__(self, width: int = 48, first: float = 8.0) -> None:
         super().__init__()
         self.enter, self.leave = nn.Linear(2, width), nn.Linear(width, 3)
-        self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
+        hidden = [nn.Linear(width, width) for _ in range(2)]
+        self.hidden = nn.ModuleList(hidden)
         self.first = first
         nn.init.uniform_(self.enter.weight, -0.5, 0.5)
-        for layer in self.hidden:
+        for layer in hidden:
             nn.init.uniform_(layer.weight, -math.sqrt(6 / width), math.sqrt(6 / width))
 
     def forward(self, places: Tensor) -> Tensor:

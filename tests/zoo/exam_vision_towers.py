@@ -108,6 +108,8 @@ class Adversaries(nn.Module):
 class Masked(nn.Conv2d):
     """A convolution that sees only pixels before its own, and its own where that is allowed."""
 
+    seen: Tensor
+
     def __init__(self, inputs: int, outputs: int, size: int, own: bool) -> None:
         super().__init__(inputs, outputs, size, padding=size // 2)
         seen = torch.ones(size, size)
