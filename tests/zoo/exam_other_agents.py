@@ -117,10 +117,6 @@ def actor_critic(seed: int, mistake: str = "") -> Run:
     model = ActorCritic()
     if mistake == "softmax":
         model.actor = nn.Sequential(model.actor, nn.Softmax(-1))  # type: ignore[assignment]
-    if mistake == "large_weights":
-        for module in model.body:
-            if isinstance(module, nn.Linear):
-                nn.init.normal_(module.weight, std=30.0)
     optimizer = Adam(model.parameters(), lr=0.5 if mistake == "large_rate" else 5e-3)
 
     def step(engine: Engine, index: int) -> dict[str, float]:
@@ -168,6 +164,5 @@ CASES: tuple[Case, ...] = (
     healthy("x_actor", actor_critic),
     faulty("x_actor", "softmax", "output_probabilities", partial(actor_critic, mistake="softmax")),
     faulty("x_actor", "large_rate", "update_too_large", partial(actor_critic, mistake="large_rate"), "saturated_units", "constant_output"),
-    faulty("x_actor", "large_weights", "saturated_units", partial(actor_critic, mistake="large_weights"), layers=("body.*",)),
     faulty("x_actor", "large_bonus", "over_regularised", partial(actor_critic, mistake="large_bonus"), "constant_output"),
 )

@@ -162,13 +162,13 @@ def recommender(seed: int, mistake: str = "") -> Run:
     random = torch.Generator().manual_seed(seed)
     tastes, traits = torch.randn(40, 6, generator=random), torch.randn(300, 6, generator=random)
     features = torch.cat([traits.tanh(), torch.randn(300, 6, generator=random)], 1)
-    liked = (tastes @ traits.T + 0.3 * torch.randn(40, 300, generator=random) > 2.5).nonzero()
+    liked = (tastes @ traits.T + 0.3 * torch.randn(40, 300, generator=random) > 1.2).nonzero()
     liked = liked[torch.randperm(len(liked), generator=random)]
     other = torch.randint(300, (len(liked),), generator=random)
     rows = torch.cat([liked, other[:, None]], 1)
     if mistake == "other_users":
         rows[:-200, 0] = rows[:-200, 0][torch.randperm(len(rows) - 200, generator=random)]
-    training = Shuffled(rows[:-200], size=64, seed=seed)
+    training = Shuffled(rows[:-200], size=96, seed=seed)
     validation = Shuffled(rows[-200:], size=100, seed=seed, shuffle=False)
     model = TwoTowers(40, 300, 12, listed=mistake == "plain_list")
     optimizer = Adagrad(model.parameters(), lr=0.05)

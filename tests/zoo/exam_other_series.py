@@ -198,7 +198,7 @@ def state_space(seed: int, mistake: str = "") -> Run:
     training = Shuffled(x, y.squeeze(1) if mistake == "flat_targets" else y, size=32, seed=seed)
     validation = Shuffled(*sums(2 * seed + 1, 160), size=32, seed=seed, shuffle=False)
     model = StateSpace(2, 24, 1, sign=1.0 if mistake == "growing" else -1.0)
-    optimizer = RMSprop(model.parameters(), lr=3e-3)
+    optimizer = RMSprop(model.parameters(), lr=1e-3)
     return fit(
         model,
         optimizer,
@@ -234,7 +234,7 @@ def spirals(seed: int, n: int) -> Tensors:
     start = torch.randn(n, 2, generator=random)
     x, states = start, []
     for step in range(200):
-        speed = 1 + x.pow(2).sum(1, keepdim=True).clamp(max=4) / 2
+        speed = 0.5 + x.pow(2).sum(1, keepdim=True).clamp(max=4) / 4
         x = x + 0.01 * speed * (x @ torch.tensor([[-0.2, -1.0], [1.0, -0.2]]))
         if step % 50 == 49:
             states.append(x)
