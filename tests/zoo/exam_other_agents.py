@@ -77,7 +77,9 @@ def value_learner(seed: int, mistake: str = "") -> Run:
         action = torch.where(explore, torch.randint(4, (16,), generator=random), best)
         memory.append((seen, action, *grid.step(action)))
         chosen = torch.randint(len(memory), (8,), generator=random).tolist()
-        before, action, reward, done, after = (torch.cat(parts) for parts in zip(*(memory[i] for i in chosen), strict=True))
+        before, action, reward, done, after = (
+            torch.cat(parts) for parts in zip(*(memory[i] for i in chosen), strict=True)
+        )
         with torch.no_grad():
             wanted = reward + 0.9 * target(after).amax(1) * ~done
         value = model(before).gather(1, action[:, None])
@@ -157,12 +159,36 @@ def actor_critic(seed: int, mistake: str = "") -> Run:
 
 CASES: tuple[Case, ...] = (
     healthy("x_values", value_learner),
-    faulty("x_values", "relu", "output_activation", partial(value_learner, mistake="relu_values"), "dead_units", "constant_output", "no_gradient", layers=("5",)),
+    faulty(
+        "x_values",
+        "relu",
+        "output_activation",
+        partial(value_learner, mistake="relu_values"),
+        "dead_units",
+        "constant_output",
+        "no_gradient",
+        layers=("5",),
+    ),
     faulty("x_values", "columns", "labels_mismatch", partial(value_learner, mistake="columns"), "constant_output"),
     faulty("x_values", "kept_gradients", "uncleared_gradient", partial(value_learner, mistake="kept_gradients")),
-    faulty("x_values", "softmax", "output_activation", partial(value_learner, mistake="softmax_values"), "output_probabilities"),
+    faulty(
+        "x_values",
+        "softmax",
+        "output_activation",
+        partial(value_learner, mistake="softmax_values"),
+        "output_probabilities",
+    ),
     healthy("x_actor", actor_critic),
     faulty("x_actor", "softmax", "output_probabilities", partial(actor_critic, mistake="softmax")),
-    faulty("x_actor", "large_rate", "update_too_large", partial(actor_critic, mistake="large_rate"), "saturated_units", "constant_output"),
-    faulty("x_actor", "large_bonus", "over_regularised", partial(actor_critic, mistake="large_bonus"), "constant_output"),
+    faulty(
+        "x_actor",
+        "large_rate",
+        "update_too_large",
+        partial(actor_critic, mistake="large_rate"),
+        "saturated_units",
+        "constant_output",
+    ),
+    faulty(
+        "x_actor", "large_bonus", "over_regularised", partial(actor_critic, mistake="large_bonus"), "constant_output"
+    ),
 )

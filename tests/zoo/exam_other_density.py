@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from functools import partial
 
@@ -33,7 +34,9 @@ class Coupling(nn.Module):
     def __init__(self, swap: bool, width: int = 32) -> None:
         super().__init__()
         self.swap = swap
-        self.layers = nn.Sequential(nn.Linear(1, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
+        self.layers = nn.Sequential(
+            nn.Linear(1, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2)
+        )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The new points, and the logarithm of how much the space was stretched."""
@@ -106,14 +109,26 @@ def denoiser(seed: int, mistake: str = "") -> Run:
     training = Shuffled(2 * crescents(2 * seed, 2560), size=64, seed=seed)
     held = 2 * crescents(2 * seed + 1, 256)
     random = torch.Generator().manual_seed(seed)
-    validation = Shuffled(held, torch.rand(256, generator=random), torch.randn(256, 2, generator=random), size=64, seed=seed, shuffle=False)
+    validation = Shuffled(
+        held,
+        torch.rand(256, generator=random),
+        torch.randn(256, 2, generator=random),
+        size=64,
+        seed=seed,
+        shuffle=False,
+    )
     model = Denoiser(act=nn.Identity if mistake == "identity" else nn.SiLU)
     optimizer = AdamW(model.parameters(), lr=1e-6 if mistake == "small_rate" else 5e-3)
+    slow = copy.deepcopy(model).requires_grad_(False)  # follows the model
 
     def noise_loss(model: nn.Module, batch: Tensors) -> Tensor:
         """The mean square of what is left of the noise."""
         x = batch[0]
-        amount, noise = batch[1:] if len(batch) > 1 else (torch.rand(len(x), generator=random), torch.randn(len(x), 2, generator=random))
+        amount, noise = (
+            batch[1:]
+            if len(batch) > 1
+            else (torch.rand(len(x), generator=random), torch.randn(len(x), 2, generator=random))
+        )
         noisy = x + (0.1 + 0.4 * amount[:, None]) * noise
         found = model(noisy, 1000 * amount if mistake == "thousand_steps" else amount)
         if mistake == "redrawn_noise":
@@ -123,10 +138,20 @@ def denoiser(seed: int, mistake: str = "") -> Run:
     def sound_loss(model: nn.Module, batch: Tensors) -> Tensor:
         """The same for fixed noise."""
         x, amount, noise = batch
-        found = model(x + (0.1 + 0.4 * amount[:, None]) * noise, 1000 * amount if mistake == "thousand_steps" else amount)
+        found = model(
+            x + (0.1 + 0.4 * amount[:, None]) * noise, 1000 * amount if mistake == "thousand_steps" else amount
+        )
         return F.mse_loss(found, noise)
 
-    return fit(model, optimizer, noise_loss, training, validation=validation, score=lambda: -mean_over(model, sound_loss, validation))
+    return fit(
+        model,
+        optimizer,
+        noise_loss,
+        training,
+        validation=validation,
+        ema=slow,
+        score=lambda: -mean_over(slow, sound_loss, validation),
+    )
 
 
 class Variational(nn.Module):
@@ -231,7 +256,9 @@ def adversaries(seed: int, mistake: str = "") -> Run:
     def score() -> float:
         """Minus the distance to other points."""
         with torch.no_grad():
-            return -distance(generator(torch.randn(400, 4, generator=torch.Generator().manual_seed(5))) / scale, ring(99, 400))
+            return -distance(
+                generator(torch.randn(400, 4, generator=torch.Generator().manual_seed(5))) / scale, ring(99, 400)
+            )
 
     return Run(model, Engine(step), training, optimizer=makes, score=score)
 
@@ -247,9 +274,36 @@ CASES: tuple[Case, ...] = (
     faulty("x_denoiser", "redrawn_noise", "labels_mismatch", partial(denoiser, mistake="redrawn_noise"), "plateau"),
     healthy("x_variational", variational),
     faulty("x_variational", "sampled", "constant_output", partial(variational, mistake="sampled"), "no_gradient"),
-    faulty("x_variational", "mean_error", "constant_output", partial(variational, mistake="mean_error"), "over_regularised", "plateau"),
+    faulty(
+        "x_variational",
+        "mean_error",
+        "constant_output",
+        partial(variational, mistake="mean_error"),
+        "over_regularised",
+        "plateau",
+    ),
     healthy("x_adversaries", adversaries),
-    faulty("x_adversaries", "detached", "no_gradient", partial(adversaries, mistake="detached"), layers=("generator", "generator.*")),
-    faulty("x_adversaries", "unscaled", "output_activation", partial(adversaries, mistake="unscaled"), "saturated_units", "input_scale"),
-    faulty("x_adversaries", "hasty_critic", "update_too_large", partial(adversaries, mistake="hasty_critic"), "exploding", "oscillation"),
+    faulty(
+        "x_adversaries",
+        "detached",
+        "no_gradient",
+        partial(adversaries, mistake="detached"),
+        layers=("generator", "generator.*"),
+    ),
+    faulty(
+        "x_adversaries",
+        "unscaled",
+        "output_activation",
+        partial(adversaries, mistake="unscaled"),
+        "saturated_units",
+        "input_scale",
+    ),
+    faulty(
+        "x_adversaries",
+        "hasty_critic",
+        "update_too_large",
+        partial(adversaries, mistake="hasty_critic"),
+        "exploding",
+        "oscillation",
+    ),
 )

@@ -133,7 +133,14 @@ def links(seed: int, mistake: str = "") -> Run:
         wanted = torch.cat([torch.ones(len(known)), torch.zeros(len(other))])
         return F.binary_cross_entropy_with_logits(logits, wanted, pos_weight=torch.tensor(4.0))
 
-    return fit(model, optimizer, link_loss, training, validation=validation, score=lambda: -mean_over(model, link_loss, validation))
+    return fit(
+        model,
+        optimizer,
+        link_loss,
+        training,
+        validation=validation,
+        score=lambda: -mean_over(model, link_loss, validation),
+    )
 
 
 class TwoTowers(nn.Module):
@@ -196,7 +203,9 @@ CASES: tuple[Case, ...] = (
     faulty("x_nodes", "raw_counts", "input_scale", partial(nodes, mistake="raw_counts"), "initial_loss", "exploding"),
     faulty("x_nodes", "softmax", "hidden_softmax", partial(nodes, mistake="softmax"), layers=("between",)),
     faulty("x_nodes", "dropout", "over_regularised", partial(nodes, mistake="dropout"), "plateau"),
-    faulty("x_nodes", "decay", "weight_collapse", partial(nodes, mistake="decay"), "over_regularised", "constant_output"),
+    faulty(
+        "x_nodes", "decay", "weight_collapse", partial(nodes, mistake="decay"), "over_regularised", "constant_output"
+    ),
     healthy("x_links", links, epochs=6),
     faulty("x_links", "sigmoid", "output_probabilities", partial(links, mistake="sigmoid"), epochs=6),
     faulty(
@@ -211,5 +220,12 @@ CASES: tuple[Case, ...] = (
     ),
     healthy("x_recommender", recommender, epochs=6),
     faulty("x_recommender", "plain_list", "never_updated", partial(recommender, mistake="plain_list"), epochs=6),
-    faulty("x_recommender", "other_users", "labels_mismatch", partial(recommender, mistake="other_users"), "overfitting", epochs=6),
+    faulty(
+        "x_recommender",
+        "other_users",
+        "labels_mismatch",
+        partial(recommender, mistake="other_users"),
+        "overfitting",
+        epochs=6,
+    ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -91,10 +92,10 @@ def wavenet(seed: int, mistake: str = "") -> Run:
 class Stack(nn.Module):
     """A block that explains a part of the past and foretells its future."""
 
-    def __init__(self, past: int, future: int, width: int) -> None:
+    def __init__(self, past: int, future: int, width: int, act: Callable[[], nn.Module]) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(past, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU()
+            nn.Linear(past, width), act(), nn.Linear(width, width), act(), nn.Linear(width, width), act()
         )
         self.back, self.ahead = nn.Linear(width, past), nn.Linear(width, future)
 
@@ -107,9 +108,11 @@ class Stack(nn.Module):
 class Forecaster(nn.Module):
     """Blocks that each explain what those before have left, in the style of N-BEATS."""
 
-    def __init__(self, past: int, future: int, width: int = 48, depth: int = 3) -> None:
+    def __init__(
+        self, past: int, future: int, act: Callable[[], nn.Module] = nn.ReLU, width: int = 48, depth: int = 3
+    ) -> None:
         super().__init__()
-        self.stacks = nn.ModuleList([Stack(past, future, width) for _ in range(depth)])
+        self.stacks = nn.ModuleList([Stack(past, future, width, act) for _ in range(depth)])
 
     def forward(self, past: Tensor) -> Tensor:
         """The future: the sum over the blocks."""
@@ -132,7 +135,7 @@ def forecaster(seed: int, mistake: str = "") -> Run:
     series, other = (scale * waves(2 * seed + index, n, 40) + offset for index, n in enumerate((640, 128)))
     training = Shuffled(series[:, :32], series[:, 32:], size=32, seed=seed)
     validation = Shuffled(other[:, :32], other[:, 32:], size=32, seed=seed, shuffle=False)
-    model = Forecaster(32, 8)
+    model = Forecaster(32, 8, partial(nn.Softmax, -1) if mistake == "softmax" else nn.ReLU)
     if mistake == "constant_init":
         for weight in model.parameters():
             nn.init.constant_(weight, 0.01)
@@ -262,9 +265,7 @@ def differential(seed: int, mistake: str = "") -> Run:
 CASES: tuple[Case, ...] = (
     healthy("x_wavenet", wavenet, epochs=4),
     faulty("x_wavenet", "raw", "input_scale", partial(wavenet, mistake="raw"), "initial_loss", "exploding", epochs=4),
-    faulty(
-        "x_wavenet", "own_deviation", "nonfinite", partial(wavenet, mistake="scaled_by_own_deviation"), epochs=4
-    ),
+    faulty("x_wavenet", "own_deviation", "nonfinite", partial(wavenet, mistake="scaled_by_own_deviation"), epochs=4),
     faulty(
         "x_wavenet",
         "large_kernels",
@@ -274,7 +275,9 @@ CASES: tuple[Case, ...] = (
         epochs=4,
     ),
     healthy("x_forecaster", forecaster, epochs=6),
-    faulty("x_forecaster", "raw_units", "input_scale", partial(forecaster, mistake="raw_units"), "initial_loss", epochs=6),
+    faulty(
+        "x_forecaster", "raw_units", "input_scale", partial(forecaster, mistake="raw_units"), "initial_loss", epochs=6
+    ),
     faulty("x_forecaster", "constant_init", "symmetry", partial(forecaster, mistake="constant_init"), epochs=6),
     faulty(
         "x_forecaster",
@@ -286,14 +289,49 @@ CASES: tuple[Case, ...] = (
         layers=("stacks.*.layers.3", "stacks.*.layers.2", "stacks.*.layers.*"),
         epochs=6,
     ),
+    faulty(
+        "x_forecaster",
+        "softmax",
+        "hidden_softmax",
+        partial(forecaster, mistake="softmax"),
+        layers=("stacks.*.layers.*",),
+        epochs=6,
+    ),
     healthy("x_state_space", state_space, epochs=6),
     faulty(
-        "x_state_space", "flat_targets", "labels_mismatch", partial(state_space, mistake="flat_targets"), "plateau", epochs=6
+        "x_state_space",
+        "flat_targets",
+        "labels_mismatch",
+        partial(state_space, mistake="flat_targets"),
+        "plateau",
+        epochs=6,
     ),
     faulty(
-        "x_state_space", "growing", "exploding", partial(state_space, mistake="growing"), "initial_loss", "nonfinite", epochs=6
+        "x_state_space",
+        "growing",
+        "exploding",
+        partial(state_space, mistake="growing"),
+        "initial_loss",
+        "nonfinite",
+        epochs=6,
     ),
     healthy("x_differential", differential),
-    faulty("x_differential", "long_time", "exploding", partial(differential, mistake="long_time"), "nonfinite", "initial_loss"),
-    faulty("x_differential", "large_rate", "update_too_large", partial(differential, mistake="large_rate"), "exploding", "nonfinite", "oscillation", "loss_rising"),
+    faulty(
+        "x_differential",
+        "long_time",
+        "exploding",
+        partial(differential, mistake="long_time"),
+        "nonfinite",
+        "initial_loss",
+    ),
+    faulty(
+        "x_differential",
+        "large_rate",
+        "update_too_large",
+        partial(differential, mistake="large_rate"),
+        "exploding",
+        "nonfinite",
+        "oscillation",
+        "loss_rising",
+    ),
 )

@@ -68,20 +68,25 @@ def columns(seed: int, mistake: str = "") -> Run:
     parts = []
     for index, n in enumerate((640, 320)):
         x, signal, random = table(2 * seed + index, n, 6)
-        parts.append((x, (signal + 0.3 * torch.randn(n, generator=random) > 0).long()))
+        kind = (signal + 0.3 * torch.randn(n, generator=random) > 0).long()
+        parts.append((x, kind.clamp(max=0) if mistake == "one_class" else kind, kind))
     if mistake == "first_rows":
         parts[0] = tuple(values[:32].repeat(20, *[1] * (values.ndim - 1)) for values in parts[0])  # left from a trial
     training = Shuffled(*parts[0], size=32, seed=seed)
     validation = Shuffled(*parts[1], size=64, seed=seed, shuffle=False)
-    if mistake == "one_class":
-        training = Shuffled(parts[0][0], parts[0][1].clamp(max=0), size=32, seed=seed)
     model = ColumnTransformer(6, 2, listed=mistake == "plain_list")
-    if mistake == "attention_scale":
-        for block in model.blocks:
-            block.attention.scale = 100.0
-    optimizer = AdamW(model.parameters(), lr=0.1 if mistake == "large_rate" else 3e-3, weight_decay=0.01)
+    optimizer = AdamW(model.parameters(), lr=0.5 if mistake == "large_rate" else 3e-3, weight_decay=0.01)
     schedule = LambdaLR(optimizer, lambda step: min(1.0, step / 20))
-    return fit(model, optimizer, class_loss, training, validation=validation, accuracy_of=class_accuracy, schedule=schedule)
+    return fit(
+        model,
+        optimizer,
+        class_loss,
+        training,
+        validation=validation,
+        accuracy_of=class_accuracy,
+        schedule=schedule,
+        score=lambda: mean_over(model, lambda model, batch: class_accuracy(model, batch[::2]), validation),
+    )
 
 
 class SetNet(nn.Module):
@@ -91,12 +96,11 @@ class SetNet(nn.Module):
         super().__init__()
         self.enter, self.block = layers(2, width, width), Mixed(width)
         self.between, self.head = between or nn.ReLU(), layers(width, width, 4)
-        self.pooled = 1
 
     def forward(self, points: Tensor) -> Tensor:
         """Logits of the kind of a set."""
         x = self.block(self.between(self.enter(points)))
-        x = x.mean(self.pooled)
+        x = x.mean(1)
         return self.head(x)
 
 
@@ -120,22 +124,20 @@ def sets(seed: int, mistake: str = "") -> Run:
         points = points + 500
     training = Shuffled(points, count, size=32, seed=seed, shuffle=mistake != "sorted")
     validation = Shuffled(*clouds(2 * seed + 1, 192), size=64, seed=seed, shuffle=False)
-    model = SetNet(between=nn.Softmax(1) if mistake == "softmax" else None)
-    if mistake == "pooled_features":
-        model.pooled = 2
+    model = SetNet(between=nn.Softmax(-1) if mistake == "softmax" else None)
     optimizer = Adam(model.parameters(), lr=4e-3)
     return fit(model, optimizer, class_loss, training, validation=validation, accuracy_of=class_accuracy)
 
 
 def episodes(seed: int, n: int, mistake: str = "") -> list[Tensors]:
-    """Five known and five asked points of each of five classes, on curves in twelve dimensions that no other has."""
+    """Five known and five asked points of each of five classes that no other episode has."""
     random = torch.Generator().manual_seed(seed)
     mix = torch.randn(6, 24, generator=torch.Generator().manual_seed(3))
     drawn = []
     for _ in range(n):
-        kind = torch.randn(5, 1, 6, generator=random)
-        hidden = torch.cat([kind + 0.3 * torch.randn(5, 10, 6, generator=random), ], -1)
-        x = (hidden @ mix).sin() + 0.5 * torch.randn(5, 10, 24, generator=random)
+        kind = torch.randn(5, 1, 3, generator=random) + 0.2 * torch.randn(5, 10, 3, generator=random)
+        other = torch.randn(5, 10, 3, generator=random)
+        x = (0.6 * torch.cat([kind, other], -1) @ mix).sin() + 0.3 * torch.randn(5, 10, 24, generator=random)
         asked = x[:, 5:].transpose(0, 1) if mistake == "transposed" else x[:, 5:]
         drawn.append((x[:, :5], asked.reshape(25, 24)))
     return drawn
@@ -147,8 +149,6 @@ def prototypes(seed: int, mistake: str = "") -> Run:
     model = layers(24, 64, 64, 16)
     if mistake == "softmax":
         model.append(nn.Softmax(-1))
-    if mistake == "no_activation":
-        model = layers(24, 64, 64, 16, act=nn.Identity)
     if mistake == "negative_biases":
         nn.init.constant_(model[0].bias, -20.0)
     optimizer = Adam(model.parameters(), lr=2e-3)
@@ -249,29 +249,32 @@ CASES: tuple[Case, ...] = (
         "labels_mismatch",
         partial(columns, mistake="one_class"),
         "constant_output",
-        "overfitting",
         epochs=6,
     ),
     faulty("x_columns", "plain_list", "never_updated", partial(columns, mistake="plain_list"), epochs=6),
-    faulty("x_columns", "attention_scale", "saturated_units", partial(columns, mistake="attention_scale"), epochs=6),
     faulty(
-        "x_columns", "large_rate", "update_too_large", partial(columns, mistake="large_rate"), "constant_output", epochs=6
+        "x_columns",
+        "large_rate",
+        "update_too_large",
+        partial(columns, mistake="large_rate"),
+        "constant_output",
+        epochs=6,
     ),
     healthy("x_sets", sets, epochs=6),
     faulty("x_sets", "sorted", "oscillation", partial(sets, mistake="sorted"), epochs=6),
     faulty("x_sets", "offset", "input_scale", partial(sets, mistake="offset"), epochs=6),
     faulty("x_sets", "softmax", "hidden_softmax", partial(sets, mistake="softmax"), layers=("between",), epochs=6),
-    faulty("x_sets", "pooled_features", "constant_output", partial(sets, mistake="pooled_features"), epochs=6),
     healthy("x_prototypes", prototypes),
     faulty("x_prototypes", "softmax", "output_activation", partial(prototypes, mistake="softmax")),
-    faulty("x_prototypes", "no_activation", "no_nonlinearity", partial(prototypes, mistake="no_activation")),
     faulty("x_prototypes", "negative_biases", "dead_units", partial(prototypes, mistake="negative_biases")),
     faulty("x_prototypes", "transposed", "labels_mismatch", partial(prototypes, mistake="transposed"), "plateau"),
     healthy("x_hyper", hyper),
     faulty("x_hyper", "large_spread", "initial_loss", partial(hyper, mistake="large_spread"), "exploding"),
     faulty("x_hyper", "detached", "no_gradient", partial(hyper, mistake="detached"), layers=("writer.*",)),
     healthy("x_physics", physics, epochs=8),
-    faulty("x_physics", "millimetres", "input_scale", partial(physics, mistake="millimetres"), "saturated_units", epochs=8),
-    faulty("x_physics", "relu", "plateau", partial(physics, mistake="relu"), "constant_output", "no_gradient", epochs=8),
+    faulty(
+        "x_physics", "millimetres", "input_scale", partial(physics, mistake="millimetres"), "saturated_units", epochs=8
+    ),
+    faulty("x_physics", "relu", "plateau", partial(physics, mistake="relu"), "constant_output", epochs=8),
     faulty("x_physics", "zero_weights", "symmetry", partial(physics, mistake="zero_weights"), "no_gradient", epochs=8),
 )

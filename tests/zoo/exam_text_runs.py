@@ -19,7 +19,7 @@ Tensors = tuple[Tensor, ...]
 
 
 def chains(seed: int, n: int, *, length: int = 20, vocabulary: int = 24) -> Tensor:
-    """Sequences in which most tokens follow from the one that is two places before, by a rule of the seed's thousands."""
+    """Sequences in which most tokens follow from the one two places before; the thousands of the seed give the rule."""
     random = torch.Generator().manual_seed(seed)
     follows = torch.randperm(vocabulary, generator=torch.Generator().manual_seed(seed // 1000))
     tokens = torch.randint(vocabulary, (n, length), generator=random)
