@@ -7,7 +7,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import Adam, Adagrad
+from torch.optim import Adagrad, Adam
 
 from zoo.base import Case, Run
 from zoo.real_base import Shuffled, faulty, fit, healthy, mean_over

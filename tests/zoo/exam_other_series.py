@@ -9,7 +9,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, RMSprop
+from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from zoo.base import Case, Run
@@ -201,7 +201,7 @@ def state_space(seed: int, mistake: str = "") -> Run:
     training = Shuffled(x, y.squeeze(1) if mistake == "flat_targets" else y, size=32, seed=seed)
     validation = Shuffled(*sums(2 * seed + 1, 160), size=32, seed=seed, shuffle=False)
     model = StateSpace(2, 24, 1, sign=1.0 if mistake == "growing" else -1.0)
-    optimizer = RMSprop(model.parameters(), lr=1e-3)
+    optimizer = Adam(model.parameters(), lr=4e-3)
     return fit(
         model,
         optimizer,
@@ -245,13 +245,13 @@ def spirals(seed: int, n: int) -> Tensors:
 
 
 def differential(seed: int, mistake: str = "") -> Run:
-    """A differential equation fitted to spirals, with plain momentum."""
+    """A differential equation fitted to spirals, with a short memory of gradients."""
     start, states = spirals(2 * seed, 640)
     training = Shuffled(start, states, size=32, seed=seed)
     validation = Shuffled(*spirals(2 * seed + 1, 160), size=32, seed=seed, shuffle=False)
     model = Flow(last=200.0 if mistake == "long_time" else 2.0)
-    optimizer = SGD(model.parameters(), lr=3.0 if mistake == "large_rate" else 0.1, momentum=0.9)
-    run = fit(
+    optimizer = Adam(model.parameters(), lr=1.0 if mistake == "large_rate" else 1e-2, betas=(0.8, 0.99))
+    return fit(
         model,
         optimizer,
         square_loss,
@@ -259,7 +259,6 @@ def differential(seed: int, mistake: str = "") -> Run:
         validation=validation,
         score=lambda: -mean_over(model, square_loss, validation),
     )
-    return run
 
 
 CASES: tuple[Case, ...] = (

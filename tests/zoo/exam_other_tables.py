@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from ignite.engine import Engine
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import SGD, Adam, AdamW
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from zoo.base import Case, Run
@@ -20,7 +21,7 @@ Tensors = tuple[Tensor, ...]
 def layers(*widths: int, act: type[nn.Module] = nn.ReLU) -> nn.Sequential:
     """Linear layers with activations between them."""
     modules: list[nn.Module] = []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in pairwise(widths):
         modules += [nn.Linear(inputs, outputs), act()]
     return nn.Sequential(*modules[:-1])
 
@@ -136,10 +137,8 @@ def survival(seed: int, mistake: str = "") -> Run:
     """Risks of dying, compared within a batch."""
     training = Shuffled(*lifetimes(2 * seed, 1280), size=64, seed=seed)
     validation = Shuffled(*lifetimes(2 * seed + 1, 400), size=100, seed=seed, shuffle=False)
-    if mistake == "deep_sigmoid":
-        model = layers(8, 48, 48, 48, 48, 48, 48, 1, act=nn.Sigmoid)
-    else:
-        model = layers(8, 48, 48, 48, 48, 48, 48, 1, act=nn.GELU)
+    acts: dict[str, type[nn.Module]] = {"deep_sigmoid": nn.Sigmoid, "identity": nn.Identity}
+    model = layers(8, 48, 48, 48, 48, 48, 48, 1, act=acts.get(mistake, nn.GELU))
     if mistake == "softmax":
         model.append(nn.Softmax(1))
     optimizer = Adam(model.parameters(), lr=2e-3)
@@ -253,7 +252,7 @@ def experts(seed: int, mistake: str = "") -> Run:
     model = Experts(5)
     if mistake == "router_bias":
         with torch.no_grad():
-            model.router.bias[:2] += 60.0
+            model.router.bias[0] += 60.0
     optimizer = Adam(model.parameters(), lr=2e-2)
 
     def shared_loss(model: nn.Module, batch: Tensors) -> Tensor:
@@ -296,6 +295,7 @@ CASES: tuple[Case, ...] = (
     faulty(
         "x_survival", "deep_sigmoid", "vanishing_gradient", partial(survival, mistake="deep_sigmoid"), "constant_output"
     ),
+    faulty("x_survival", "identity", "no_nonlinearity", partial(survival, mistake="identity")),
     faulty("x_survival", "softmax", "constant_output", partial(survival, mistake="softmax"), "no_gradient"),
     healthy("x_tasks", tasks),
     faulty("x_tasks", "large_rate", "update_too_large", partial(tasks, mistake="large_rate"), "exploding"),
