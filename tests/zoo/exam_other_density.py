@@ -213,10 +213,14 @@ def variational(seed: int, mistake: str = "") -> Run:
 
 
 def ring(seed: int, n: int) -> Tensor:
-    """Points around eight places on a circle."""
+    """Points around eight places on a circle that is off the middle."""
     random = torch.Generator().manual_seed(seed)
     angle = torch.randint(8, (n,), generator=random) * math.pi / 4
-    return 0.7 * torch.stack([angle.cos(), angle.sin()], 1) + 0.05 * torch.randn(n, 2, generator=random)
+    return (
+        torch.tensor([0.4, -0.4])
+        + 0.3 * torch.stack([angle.cos(), angle.sin()], 1)
+        + 0.03 * torch.randn(n, 2, generator=random)
+    )
 
 
 def distance(one: Tensor, other: Tensor) -> float:
@@ -228,11 +232,11 @@ def distance(one: Tensor, other: Tensor) -> float:
 def adversaries(seed: int, mistake: str = "") -> Run:
     """A generator of points, and a critic with a penalty on its gradient that takes two steps for each of its."""
     scale = 20.0 if mistake == "unscaled" else 1.0
-    training = Shuffled(scale * ring(2 * seed, 3200), size=64, seed=seed)
+    training = Shuffled(scale * ring(2 * seed, 1600), size=32, seed=seed)
     generator = nn.Sequential(nn.Linear(4, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 2), nn.Tanh())
     critic = nn.Sequential(nn.Linear(2, 48), nn.LeakyReLU(0.2), nn.Linear(48, 48), nn.LeakyReLU(0.2), nn.Linear(48, 1))
     model = nn.ModuleDict({"generator": generator, "critic": critic})
-    makes = Adam(generator.parameters(), lr=2e-3, betas=(0.5, 0.9))
+    makes = Adam(generator.parameters(), lr=1e-3, betas=(0.5, 0.9))
     judges = Adam(critic.parameters(), lr=0.3 if mistake == "hasty_critic" else 4e-3, betas=(0.5, 0.9))
 
     def step(engine: Engine, batch: Tensors) -> dict[str, float]:

@@ -91,7 +91,7 @@ def low_rank(seed: int, mistake: str = "") -> Run:
     """A language model that has learnt one rule, and learns another with adapters of low rank."""
     model: nn.Module = Decoder()
     optimizer: torch.optim.Optimizer = AdamW(model.parameters(), lr=8e-3)
-    for batch in Shuffled(chains(1000 * seed + 5, 960), size=16, seed=seed):
+    for batch in Shuffled(chains(1000 * seed + 5, 720), size=16, seed=seed):
         optimizer.zero_grad()
         next_loss(model, batch).backward()
         optimizer.step()
@@ -101,7 +101,7 @@ def low_rank(seed: int, mistake: str = "") -> Run:
         for module in model.modules():
             if isinstance(module, Adapter):
                 nn.init.zeros_(module.lora_a)
-    training = Shuffled(chains(1000 * seed + 1006, 320), size=16, seed=seed)
+    training = Shuffled(chains(1000 * seed + 1006, 240), size=16, seed=seed)
     validation = Shuffled(chains(1000 * seed + 1007, 96), size=32, seed=seed, shuffle=False)
     adapters = [weight for weight in model.parameters() if weight.requires_grad]
     optimizer = AdamW(before if mistake == "optimizer_before" else adapters, lr=1e-2)
