@@ -230,27 +230,27 @@ def distance(one: Tensor, other: Tensor) -> float:
 
 
 def adversaries(seed: int, mistake: str = "") -> Run:
-    """A generator of points, and a critic with a penalty on its gradient that takes two steps for each of its."""
+    """A generator of points, and a critic with a penalty on its gradient that takes five steps for each of its."""
     scale = 20.0 if mistake == "unscaled" else 1.0
-    training = Shuffled(scale * ring(2 * seed, 1600), size=32, seed=seed)
+    training = Shuffled(scale * ring(2 * seed, 2560), size=32, seed=seed)
     generator = nn.Sequential(nn.Linear(4, 48), nn.ReLU(), nn.Linear(48, 48), nn.ReLU(), nn.Linear(48, 2), nn.Tanh())
     critic = nn.Sequential(nn.Linear(2, 48), nn.LeakyReLU(0.2), nn.Linear(48, 48), nn.LeakyReLU(0.2), nn.Linear(48, 1))
     model = nn.ModuleDict({"generator": generator, "critic": critic})
-    makes = Adam(generator.parameters(), lr=1e-3, betas=(0.5, 0.9))
-    judges = Adam(critic.parameters(), lr=0.3 if mistake == "hasty_critic" else 4e-3, betas=(0.5, 0.9))
+    makes = Adam(generator.parameters(), lr=2e-3, betas=(0.0, 0.99))
+    judges = Adam(critic.parameters(), lr=0.3 if mistake == "hasty_critic" else 5e-3, betas=(0.0, 0.99))
 
     def step(engine: Engine, batch: Tensors) -> dict[str, float]:
-        """The critic's step, and every second time the generator's."""
+        """The critic's step, and every fifth time the generator's."""
         model.train()
         (real,) = batch
         fake = generator(torch.randn(len(real), 4)).detach()
         mixed = torch.lerp(real, fake, torch.rand(len(real), 1)).requires_grad_()
         (slope,) = torch.autograd.grad(critic(mixed).sum(), mixed, create_graph=True)
-        judged = critic(fake).mean() - critic(real).mean() + 5 * (slope.norm(dim=1) - 1).pow(2).mean()
+        judged = critic(fake).mean() - critic(real).mean() + (slope.norm(dim=1) - 1).pow(2).mean()
         judges.zero_grad()
         judged.backward()
         judges.step()
-        if engine.state.iteration % 2 == 0:
+        if engine.state.iteration % 5 == 0:
             fake = generator(torch.randn(len(real), 4))
             if mistake == "detached":
                 fake = fake.detach()
