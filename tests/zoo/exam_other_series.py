@@ -263,7 +263,7 @@ def differential(seed: int, mistake: str = "") -> Run:
 
 CASES: tuple[Case, ...] = (
     healthy("x_wavenet", wavenet, epochs=4),
-    faulty("x_wavenet", "raw", "input_scale", partial(wavenet, mistake="raw"), "initial_loss", "exploding", epochs=4),
+    faulty("x_wavenet", "raw", "input_scale", partial(wavenet, mistake="raw"), "saturated_units", epochs=4),
     faulty("x_wavenet", "own_deviation", "nonfinite", partial(wavenet, mistake="scaled_by_own_deviation"), epochs=4),
     faulty(
         "x_wavenet",

@@ -267,7 +267,15 @@ CASES: tuple[Case, ...] = (
     healthy("x_poisson", poisson),
     faulty("x_poisson", "years", "input_scale", partial(poisson, mistake="years"), "initial_loss", "exploding"),
     faulty("x_poisson", "dropout", "over_regularised", partial(poisson, mistake="dropout"), "plateau"),
-    faulty("x_poisson", "relu_rate", "output_activation", partial(poisson, mistake="relu_rate"), "dead_units"),
+    faulty(
+        "x_poisson",
+        "relu_rate",
+        "output_activation",
+        partial(poisson, mistake="relu_rate"),
+        "dead_units",
+        "constant_output",
+        "no_gradient",
+    ),
     faulty(
         "x_poisson", "columns", "labels_mismatch", partial(poisson, mistake="columns"), "plateau", "constant_output"
     ),
@@ -296,7 +304,14 @@ CASES: tuple[Case, ...] = (
         "x_survival", "deep_sigmoid", "vanishing_gradient", partial(survival, mistake="deep_sigmoid"), "constant_output"
     ),
     faulty("x_survival", "identity", "no_nonlinearity", partial(survival, mistake="identity")),
-    faulty("x_survival", "softmax", "constant_output", partial(survival, mistake="softmax"), "no_gradient"),
+    faulty(
+        "x_survival",
+        "softmax",
+        "constant_output",
+        partial(survival, mistake="softmax"),
+        "no_gradient",
+        "output_activation",
+    ),
     healthy("x_tasks", tasks),
     faulty("x_tasks", "large_rate", "update_too_large", partial(tasks, mistake="large_rate"), "exploding"),
     faulty("x_tasks", "kept_gradients", "uncleared_gradient", partial(tasks, mistake="kept_gradients")),

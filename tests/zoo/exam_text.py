@@ -11,7 +11,7 @@ from zoo.real_base import faulty, healthy
 
 CASES: tuple[Case, ...] = (
     healthy("x_decoder", decoder),
-    faulty("x_decoder", "softmax", "output_probabilities", partial(decoder, mistake="softmax"), "hidden_softmax"),
+    faulty("x_decoder", "softmax", "output_probabilities", partial(decoder, mistake="softmax")),
     faulty("x_decoder", "other_targets", "labels_mismatch", partial(decoder, mistake="other_targets"), "plateau"),
     faulty(
         "x_decoder", "epochs_as_steps", "never_updated", partial(decoder, mistake="epochs_as_steps"), "update_too_small"
@@ -43,12 +43,19 @@ CASES: tuple[Case, ...] = (
     ),
     faulty("x_translator", "memory", "constant_output", partial(translator, mistake="memory_of_batch")),
     healthy("x_masked", masked, epochs=6),
-    faulty("x_masked", "in_place", "labels_mismatch", partial(masked, mistake="masked_in_place"), epochs=6),
+    faulty(
+        "x_masked",
+        "in_place",
+        "labels_mismatch",
+        partial(masked, mistake="masked_in_place"),
+        "constant_output",
+        epochs=6,
+    ),
     faulty("x_masked", "large_spread", "initial_loss", partial(masked, mistake="large_spread"), epochs=6),
     faulty("x_masked", "adam_decay", "weight_collapse", partial(masked, mistake="adam_decay"), epochs=6),
     healthy("x_encoders", encoders),
     faulty("x_encoders", "unpaired", "labels_mismatch", partial(encoders, mistake="unpaired")),
-    faulty("x_encoders", "inverted_mask", "constant_output", partial(encoders, mistake="inverted_mask")),
+    faulty("x_encoders", "inverted_mask", "constant_output", partial(encoders, mistake="inverted_mask"), "no_gradient"),
     faulty("x_encoders", "only_positives", "constant_output", partial(encoders, mistake="only_positives")),
     healthy("x_tagger", tagger),
     faulty("x_tagger", "decay_every_step", "update_too_small", partial(tagger, mistake="decay_every_step")),
