@@ -258,6 +258,7 @@ CASES: tuple[Case, ...] = (
         "update_too_large",
         partial(columns, mistake="large_rate"),
         "constant_output",
+        "plateau",
         epochs=6,
     ),
     healthy("x_sets", sets, epochs=6),
