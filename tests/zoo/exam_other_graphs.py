@@ -149,7 +149,7 @@ class TwoTowers(nn.Module):
     def __init__(self, users: int, things: int, features: int, listed: bool = False) -> None:
         super().__init__()
         self.user = nn.Sequential(nn.Embedding(users, 16), nn.Linear(16, 16))
-        nn.init.normal_(self.user[0].weight, std=0.3)
+        nn.init.normal_(self.user.get_parameter("0.weight"), std=0.3)
         layers: list[nn.Module] = [nn.Linear(features, 32), nn.ReLU(), nn.Linear(32, 16)]
         self.thing = layers if listed else nn.ModuleList(layers)
 

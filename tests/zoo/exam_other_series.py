@@ -84,7 +84,7 @@ def wavenet(seed: int, mistake: str = "") -> Run:
     model = WaveNet(16)
     if mistake == "large_kernels":
         for block in model.blocks:
-            nn.init.normal_(block.conv.weight, std=60.0)
+            nn.init.normal_(block.get_parameter("conv.weight"), std=60.0)
     optimizer = Adam(model.parameters(), lr=5e-3)
     return fit(model, optimizer, class_loss, training, validation=validation)
 
@@ -141,7 +141,7 @@ def forecaster(seed: int, mistake: str = "") -> Run:
             nn.init.constant_(weight, 0.01)
     if mistake == "negative_biases":
         for stack in model.stacks:
-            nn.init.constant_(stack.layers[2].bias, -5.0)
+            nn.init.constant_(stack.get_parameter("layers.2.bias"), -5.0)
     optimizer = Adam(model.parameters(), lr=3e-3)
 
     def scaled_error() -> float:

@@ -65,7 +65,7 @@ def class_accuracy(model: nn.Module, batch: Tensors) -> Tensor:
 
 def columns(seed: int, mistake: str = "") -> Run:
     """A transformer over columns, with a warm-up, whose classes are partly noise."""
-    parts = []
+    parts: list[Tensors] = []
     for index, n in enumerate((640, 320)):
         x, signal, random = table(2 * seed + index, n, 6)
         kind = (signal + 0.3 * torch.randn(n, generator=random) > 0).long()
@@ -133,7 +133,7 @@ def episodes(seed: int, n: int, mistake: str = "") -> list[Tensors]:
     """Five known and five asked points of each of five classes that no other episode has."""
     random = torch.Generator().manual_seed(seed)
     mix = torch.randn(6, 24, generator=torch.Generator().manual_seed(3))
-    drawn = []
+    drawn: list[Tensors] = []
     for _ in range(n):
         kind = torch.randn(5, 1, 3, generator=random) + 0.2 * torch.randn(5, 10, 3, generator=random)
         other = torch.randn(5, 10, 3, generator=random)
@@ -150,7 +150,7 @@ def prototypes(seed: int, mistake: str = "") -> Run:
     if mistake == "softmax":
         model.append(nn.Softmax(-1))
     if mistake == "negative_biases":
-        nn.init.constant_(model[0].bias, -20.0)
+        nn.init.constant_(model.get_parameter("0.bias"), -20.0)
     optimizer = RMSprop(model.parameters(), lr=5e-4)
     right = torch.arange(5).repeat_interleave(5)
 
@@ -176,8 +176,8 @@ class Hyper(nn.Module):
         super().__init__()
         self.width = width
         self.writer = nn.Sequential(nn.Linear(context, 48), nn.ReLU(), nn.Linear(48, 3 * width + 1))
-        nn.init.normal_(self.writer[2].weight, std=spread)
-        nn.init.normal_(self.writer[2].bias, std=0.5)
+        nn.init.normal_(self.writer.get_parameter("2.weight"), std=spread)
+        nn.init.normal_(self.writer.get_parameter("2.bias"), std=0.5)
 
     def forward(self, context: Tensor, x: Tensor) -> Tensor:
         """The written network's values at places."""

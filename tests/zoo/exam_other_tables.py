@@ -184,7 +184,8 @@ def tasks(seed: int, mistake: str = "") -> Run:
         x, number, kind = batch
         found, logits = model(x)
         losses = torch.stack([F.mse_loss(found, number), F.cross_entropy(logits, kind)])
-        return ((-model.uncertain).exp() * losses + 0.5 * model.uncertain).sum()
+        uncertain = model.get_parameter("uncertain")
+        return ((-uncertain).exp() * losses + 0.5 * uncertain).sum()
 
     def step(engine: Engine, batch: Tensors) -> dict[str, float]:
         """A step for both tasks."""
