@@ -99,7 +99,7 @@ class Stack(nn.Module):
         )
         self.back, self.ahead = nn.Linear(width, past), nn.Linear(width, future)
 
-    def forward(self, past: Tensor) -> Tensor:
+    def forward(self, past: Tensor) -> tuple[Tensor, Tensor]:
         """What is left of the past, and the future."""
         x = self.layers(past)
         return past - self.back(x), self.ahead(x)
