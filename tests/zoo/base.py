@@ -35,6 +35,7 @@ class Run:
         evaluator: its metrics are called ``loss`` and ``accuracy``; None for a run without one.
         validation: what the evaluator runs on after every epoch.
         optimizer: whose steps train the model; only for reading.
+        score: how well the model does after the training, higher is better; None where nobody asks.
     """
 
     model: nn.Module
@@ -43,6 +44,7 @@ class Run:
     evaluator: Engine | None = None
     validation: Batches | None = None
     optimizer: Optimizer | None = None
+    score: Callable[[], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Case:
         epochs: how long to train.
         accepted: kinds that are right as the first finding, beside ``kind``.
         layers: names of the layers or sites that may be blamed; empty where no single one is to blame.
+        twin: name of the healthy run of which it is a copy with one mistake; empty where there is none.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Case:
     epochs: int = 5
     accepted: frozenset[str] = frozenset()
     layers: tuple[str, ...] = ()
+    twin: str = ""
 
     @property
     def healthy(self) -> bool:
