@@ -137,7 +137,8 @@ class History:
         """Whether the training samples come sorted by their targets."""
         pairs = [(report.output.get("entropy_within"), report.output.get("constant_loss")) for report in self.reports]
         known = [(own, whole) for own, whole in pairs if finite(own) and finite(whole)]
-        return bool(known) and sum(own < 0.5 * whole for own, whole in known) > len(known) / 2
+        share = self.thresholds.sorted_targets
+        return bool(known) and sum(own < share * whole for own, whole in known) > len(known) / 2
 
     @functools.cached_property
     def loss_factor(self) -> float | None:

@@ -43,7 +43,8 @@ def judge(
     if sound:
         others = [kind for kind in RULES if kind != "nonfinite"]
         found += _apply(others, History(sound, thresholds, ended and len(sound) == len(reports)), owner)
-    return tuple(sorted(_without_repetitions(found), key=_rank))
+    steps = next((finding for finding in found if finding.kind == "update_too_large"), None)
+    return tuple(sorted(_without_repetitions(found), key=lambda finding: _rank(finding, steps)))
 
 
 def _apply(kinds: Iterable[str], history: History, owner: Owner) -> list[Finding]:
@@ -79,6 +80,8 @@ class _Nobody:
 
 def _without_repetitions(found: list[Finding]) -> list[Finding]:
     """Leaves the labels alone where anything else explains that nothing is learned."""
+    if any(finding.kind == "plateau" for finding in found):  # a warning that labels may be wrong says less
+        found = [f for f in found if f.kind != "labels_mismatch" or f.severity == "error" or f.evidence["all_alike"]]
     serious = {finding.kind for finding in found if finding.severity != "info" or finding.kind == "no_nonlinearity"}
     explained = bool(serious - {"labels_mismatch", "plateau"})
     return [
@@ -88,9 +91,16 @@ def _without_repetitions(found: list[Finding]) -> list[Finding]:
     ]
 
 
-def _rank(finding: Finding) -> tuple[bool, float, int]:
+def _rank(finding: Finding, steps: Finding | None) -> tuple[bool, float, int]:
+    """What sorts findings: those that do harm first, causes before consequences.
+
+    Args:
+        finding: one of them.
+        steps: that steps were too large, if that was found.
+    """
     place = float(_ORDER[finding.kind])
-    if finding.kind == "dead_units" and finding.evidence["value"] == 1:  # nothing behind it can work
+    killed = steps is not None and finding.since_epoch >= steps.since_epoch
+    if finding.kind == "dead_units" and finding.evidence["value"] == 1 and not killed:  # nothing behind it can work
         place = _ORDER["weight_collapse"] + 0.5
     if finding.kind == "dead_units" and finding.evidence["value"] <= Thresholds.dead_warning:  # worth knowing
         place = len(_ORDER)
@@ -100,6 +110,8 @@ def _rank(finding: Finding) -> tuple[bool, float, int]:
         place = _ORDER["vanishing_gradient"] - 0.5
     if finding.kind == "vanishing_gradient" and finding.evidence["at_once"]:  # what is constant passes nothing back
         place = _ORDER["constant_output"] + 0.5
+    if finding.kind == "over_regularised" and finding.layer is not None:  # a dropout that leaves nothing
+        place = _ORDER["oscillation"] - 0.5
     if finding.kind == "labels_mismatch" and finding.evidence["all_alike"]:
         place = _ORDER["loss_rising"] + 0.5
     if finding.kind == "exploding" and finding.evidence["when"] == "during training":

@@ -30,6 +30,7 @@ class Thresholds:
         saturated_values: share of a site's values in the first epoch.
         equal_rows: share of a weight's rows that equal another one.
         collapsed: mean absolute weight over its start.
+        update_small_stalled: update ratio of the fastest layer, where the loss does not move either.
         update_small, update_large: update ratio of the fastest layer, in the first half of the training or its last
             epoch, and of the median one, in the first half; both only where little is learned. About 1e-3 is the usual
             rule (Karpathy, CS231n notes), TheDeepChecker takes 1e-4 .. 1e-1.
@@ -39,12 +40,16 @@ class Thresholds:
         initial_loss: first loss over that of a constant prediction, log C (Karpathy, recipe for training neural
             networks, 2019; TheDeepChecker).
         constant_output: largest standard deviation of an output over the samples, over the largest output.
+        nearly_constant: the same, of a network that does no better than a constant prediction.
+        collapsed_output: the same, where the loss is not known.
+        target_scale: standard deviation of the targets over that of the first outputs, where nothing is learned.
         overfit_rise: validation loss over its minimum.
         overfit_gap: training accuracy minus validation accuracy that is enough without a rise; with one, half of it.
         underfit_gap: validation accuracy minus training accuracy; a third of it while the training loss is at chance.
         dropout: rate of a dropout layer, where little is learned; usual are 0.2 to 0.5 (Srivastava et al. 2014).
         oscillation: standard deviation of the loss over its mean, within epochs; mean absolute change of the validation
             loss from epoch to epoch over its mean.
+        sorted_targets: entropy of the targets within a step over that of all.
         chance: accuracy above that of a constant prediction that is no more than chance.
         patience: epochs over which a trend must hold.
     """
@@ -62,6 +67,7 @@ class Thresholds:
     equal_rows: float = 0.5
     collapsed: float = 0.1
     update_small: float = 1e-4
+    update_small_stalled: float = 5e-4
     update_large: float = 0.1
     input_std: float = 10.0
     input_max: float = 50.0
@@ -69,10 +75,14 @@ class Thresholds:
     input_tiny: float = 1e-2
     initial_loss: float = 2.5
     constant_output: float = 1e-5
+    nearly_constant: float = 1e-2
+    collapsed_output: float = 2e-3
+    target_scale: float = 30.0
     overfit_rise: float = 1.15
     overfit_gap: float = 0.12
     underfit_gap: float = 0.36
     dropout: float = 0.8
     oscillation: float = 0.25
+    sorted_targets: float = 0.5
     chance: float = 0.05
     patience: int = 3

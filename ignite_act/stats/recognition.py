@@ -37,6 +37,8 @@ _ROUNDING = 1e-10
 """... and what is rounding of float32 however little there is to explain."""
 _LEVER = 0.05
 """Variance of the logarithm of the errors within a class by which losses of one unit are told apart."""
+_LEAST = 1e-5
+"""The same where what is left over is a thousandth of it: probabilities that are taken for logits differ little."""
 _NORMAL = 5e-3
 """How far the weights may be from adding up to 1, as they do in a weighted mean, as a logarithm."""
 _SAME = 1e-6
@@ -200,7 +202,8 @@ class _Known:
         found = []
         for kind, sign in itertools.product((0, 1), (0, 1)):
             _, _, own, within, lever = self.state["spreads"][kind, sign].tolist()
-            if within >= 8 and own < _EXACT * within and lever > _LEVER * within:
+            clear = own < _EXACT * within and lever > _LEVER * within
+            if within >= 8 and (clear or (own < _EXACT * lever and lever > _LEAST * within)):
                 found.append((kind, sign))
         return found
 

@@ -81,7 +81,7 @@ def stalled(numbers: Numbers) -> None:
         "course": [CONSTANT] * 8,
     }
     numbers["scores"] = {"loss": {"validation": CONSTANT}, "accuracy": {"validation": 0.1, "train": 0.1}}
-    numbers["output"] |= {"first_loss": CONSTANT, "mean_loss": CONSTANT, "accuracy": 0.1, "variation": 0.02}
+    numbers["output"] |= {"first_loss": CONSTANT, "mean_loss": CONSTANT, "accuracy": 0.1, "variation": 0.2}
 
 
 def made_up_run(*changes: Change, epochs: int = 5) -> list[EpochReport]:

@@ -135,8 +135,8 @@ CASES: dict[str, tuple[list[Change], list[Change], str | None]] = {
                    [change("dead_neurons", "relu", dead=3, fraction=3 / 32)], "relu"),
     "constant_output": ([change("output", variation=0.9 * T.constant_output * 4.0)],
                         [change("output", variation=1.1 * T.constant_output * 4.0)], "fc3"),
-    "update_too_small": ([stalled, change("updates", "*", ratio=0.9 * T.update_small)],
-                         [stalled, change("updates", "*", ratio=1.1 * T.update_small)], None),
+    "update_too_small": ([stalled, change("updates", "*", ratio=0.9 * T.update_small_stalled)],
+                         [stalled, change("updates", "*", ratio=1.1 * T.update_small_stalled)], None),
     "oscillation": ([swing], [swing_less], None),
     "over_regularised": ([losses([1.6] * 5, [1.2] * 5), accuracies([0.3] * 5, [0.31 + T.underfit_gap] * 5)],
                          [losses([1.6] * 5, [1.2] * 5), accuracies([0.3] * 5, [0.29 + T.underfit_gap] * 5)], None),
@@ -216,7 +216,7 @@ def test_dead_units_by_their_share(share: int, severity: str | None) -> None:
 
 
 INSIDE = {
-    "never_updated", "no_gradient", "hidden_softmax", "symmetry", "input_scale", "initial_loss", "dead_units",
+    "never_updated", "no_gradient", "hidden_softmax", "symmetry", "initial_loss", "dead_units",
     "constant_output", "no_nonlinearity",
 }  # fmt: skip
 """Kinds whose evidence, as it is made up here, may go with a network that learns all the same."""

@@ -204,8 +204,10 @@ def _at_the_start(history: History) -> list[Finding]:
 
 def _later(history: History) -> list[Finding]:
     growth = history.thresholds.exploding_growth
-    reference = max((v for v in (history.initial_loss, history.constant_loss, history.reference) if v), default=None)
-    for report in history.reports if history.last.output else ():  # without outputs the loss may be meant to grow
+    starts = [v for v in (history.initial_loss, history.constant_loss, history.reference) if v is not None and v > 0]
+    reference = max(starts, default=None)  # of a loss that begins below zero nothing can be many times as large
+    judged = history.last.output and not history.is_sorted  # without outputs the loss may be meant to grow
+    for report in history.reports if judged else ():
         peak, mean = report.loss.get("max"), report.loss.get("mean")
         lost = reference is not None and finite(peak) and peak > growth * reference and _rises(report)
         layer, ratio = _grown(history, report)

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterator
 
 from ignite_act.findings.history import History, finite
-from ignite_act.findings.rule import finding
+from ignite_act.findings.rule import by_harm, finding
 from ignite_act.report import Finding
 
 _FEW = 4
@@ -27,7 +27,21 @@ _MEMORY = 0.4
 
 
 def oscillation(history: History) -> Iterator[Finding]:
-    """The loss goes up and down by a large part of itself and comes no further."""
+    """The loss goes up and down by a large part of itself and comes no further, or the samples come sorted."""
+    if history.is_sorted and not history.learning:
+        row = history.last.output
+        yield finding(
+            history,
+            "oscillation",
+            by_harm(history),
+            "entropy of the targets within a step over that of all",
+            row["entropy_within"] / row["constant_loss"],
+            history.thresholds.sorted_targets,
+            "shuffle the training samples",
+            since=history.first.epoch,
+            source="Bengio 2012, Practical recommendations, section 3",
+        )
+        return
     level = history.reference
     if len(history.reports) < _FEW or not level or history.progress is None or history.progress > _FAR:
         return

@@ -38,7 +38,7 @@ def input_scale(history: History) -> Iterator[Finding]:
     yield finding(
         history,
         "input_scale",
-        by_harm(history),
+        by_harm(history, mistake=True),
         quantity,
         value,
         threshold,
@@ -53,7 +53,12 @@ def input_scale(history: History) -> Iterator[Finding]:
 
 
 def initial_loss(history: History) -> Iterator[Finding]:
-    """The loss begins far above that of a constant prediction: the first outputs are wrong and sure of it."""
+    """The loss begins far above that of a constant prediction: the first outputs are wrong and sure of it.
+
+    Or the targets of a squared error are on a scale that the outputs do not reach.
+    """
+    if history.is_squared and history.stalled:
+        yield from _far_targets(history)
     start, constant = history.first.output.get("first_loss"), history.inner_constant
     if history.is_squared or not finite(start):
         start, constant = history.initial_loss, history.constant_loss
@@ -78,4 +83,23 @@ def initial_loss(history: History) -> Iterator[Finding]:
         source="Karpathy, A recipe for training neural networks, 2019; TheDeepChecker",
         initial=start,
         constant=constant,
+    )
+
+
+def _far_targets(history: History) -> Iterator[Finding]:
+    row = history.first.output
+    spread, own = row["target_variance"] ** 0.5, row["variation"]
+    if not history.from_the_start or not finite(own) or own <= 0 or spread < history.thresholds.target_scale * own:
+        return
+    yield finding(
+        history,
+        "initial_loss",
+        by_harm(history),
+        "standard deviation of the targets over that of the first outputs",
+        spread / own,
+        history.thresholds.target_scale,
+        "divide the targets by their standard deviation, and subtract their mean",
+        layer=history.output_layer,
+        since=history.first.epoch,
+        source="LeCun, Bottou, Orr and Müller 1998, for inputs",
     )

@@ -26,7 +26,7 @@ def update_too_large(history: History) -> Iterator[Finding]:
     early = [(report, ratios) for report in _early(history) if (ratios := _of_the_start(history, report))]
     large = [(report, ratios) for report, ratios in early if _median(ratios) > t.update_large]
     lasting = len(large) > 2 and len(large) == len(early) and not history.falling
-    if not large or history.progress is None or history.progress > (0.5 if lasting else t.learned):
+    if not large or history.is_sorted or history.progress is None or history.progress > (0.5 if lasting else t.learned):
         return
     if not (lasting or history.stalled or history.progress < -t.stalled):
         return
@@ -60,7 +60,8 @@ def update_too_small(history: History) -> Iterator[Finding]:
     early = [ratio for report in _early(history) for ratio in _ratios(report, "ratio").values() if ratio > 0]
     late = list(_ratios(history.last, "ratio").values())
     ratios = min(early, late, key=lambda group: max(group, default=1.0))
-    if not ratios or max(ratios) >= t.update_small or not history.gradients(history.last):
+    limit = t.update_small_stalled if history.stalled and _stands_still(history) else t.update_small
+    if not ratios or max(ratios) >= limit or not history.gradients(history.last):
         return
     yield finding(
         history,
@@ -68,12 +69,18 @@ def update_too_small(history: History) -> Iterator[Finding]:
         by_harm(history),
         "largest update ratio of a layer",
         max(ratios),
-        t.update_small,
+        limit,
         "raise the learning rate by a factor of ten until the loss moves",
         "see whether a schedule or a warm-up holds it down, and whether the loss is multiplied by a small number",
-        since=history.since(lambda report: max(_ratios(report, "ratio").values(), default=1.0) < t.update_small),
+        since=history.since(lambda report: max(_ratios(report, "ratio").values(), default=1.0) < limit),
         source="Karpathy, CS231n notes; healthy runs began at 6e-4 to 6e-2 (ours)",
     )
+
+
+def _stands_still(history: History) -> bool:
+    """Whether the training loss is at the end what it was at the beginning."""
+    first, last = history.first.loss.get("first"), history.last.loss.get("mean")
+    return finite(first) and finite(last) and abs(last - first) < 0.02 * abs(first)
 
 
 def _median(ratios: dict[str, float]) -> float:

@@ -88,7 +88,7 @@ def no_gradient(history: History) -> Iterator[Finding]:
         yield finding(
             history,
             "no_gradient",
-            by_harm(history) if missing or history.stalled else "info",  # what is solved has gradients of 0
+            by_harm(history) if missing or everything or history.stalled else "info",  # what is solved has 0, too
             "gradient of a trainable weight",
             "None" if missing else 0.0,
             "other than 0",
@@ -253,8 +253,15 @@ def output_probabilities(history: History) -> Iterator[Finding]:
         )
 
 
+def _is_doubtful(history: History, row: Row) -> bool:
+    """Whether a loss that seems to be maximised falls: then it is another one than it seems to be."""
+    return bool(row.get("maximised")) and (history.progress or 0.0) > 0
+
+
 def _probabilities(history: History, row: Row) -> Iterator[Finding]:
     applies, function = row.get("loss_applies"), row.get("function")
+    if _is_doubtful(history, row):
+        return
     if applies == "softmax":
         doubled = row["units"] > 1 and row["probabilities"] > 0.99
     elif applies == "sigmoid":
@@ -288,6 +295,7 @@ def _cut_off(history: History, row: Row) -> Iterator[Finding]:
     if not row or any(_probabilities(history, row)) or row["function"] in ("log_softmax", "softmax"):
         return
     function, logits = row["function"], row["loss_applies"] in ("softmax", "sigmoid")
+    logits = logits and not _is_doubtful(history, row)
     logits = logits and not history.is_squared
     blocked = row["min"] == 0.0 and (row["blocked"] or 0.0) > _BLOCKED
     beyond = bool(function) and history.is_squared and row["beyond"] > _BLOCKED
@@ -343,7 +351,11 @@ def hidden_softmax(history: History) -> Iterator[Finding]:
 
 
 def constant_output(history: History) -> Iterator[Finding]:
-    """The output is the same for all samples."""
+    """The output is the same for all samples, or next to it while nothing is learned.
+
+    A loss that is not known may be the lower for it: vectors that collapse are close to each other. There an output
+    that is nearly constant is a warning however far the loss falls.
+    """
     row = history.last.output
     if not _is_constant(history, history.last):
         return
@@ -351,10 +363,10 @@ def constant_output(history: History) -> Iterator[Finding]:
     yield finding(
         history,
         "constant_output",
-        by_harm(history),
+        by_harm(history, mistake=row["loss_applies"] in (None, "unknown")),
         "standard deviation of the output over the samples, over its size",
         row["variation"] / row["scale"] if row["scale"] else 0.0,
-        history.thresholds.constant_output,
+        history.thresholds.nearly_constant if history.stalled else history.thresholds.collapsed_output,
         "a softmax over one unit is always 1: take a sigmoid, or two units"
         if one_unit
         else "look for what the input is lost in: dead or saturated layers, weights of 0, a wrong axis",
@@ -368,7 +380,13 @@ def _is_constant(history: History, report: EpochReport) -> bool:
     row = report.output
     if not row or not finite(row["variation"]) or row["forwards"] < 2:
         return False
-    return bool(row["variation"] <= history.thresholds.constant_output * row["scale"])
+    t = history.thresholds
+    limit = t.constant_output
+    if history.stalled:
+        limit = t.nearly_constant
+    elif row["loss_applies"] in (None, "unknown") and not history.is_squared:
+        limit = t.collapsed_output
+    return bool(row["variation"] <= limit * row["scale"])
 
 
 def symmetry(history: History) -> Iterator[Finding]:
@@ -448,13 +466,16 @@ def _has_collapsed(history: History, report: EpochReport, name: str) -> bool:
 
 
 def no_nonlinearity(history: History) -> Iterator[Finding]:
-    """Two layers or more and no activation function between them: together they are one linear layer."""
+    """Two layers or more and no activation function between them: together they are one linear layer.
+
+    Tables of vectors whose product is the output are none.
+    """
     report = history.last
     layers = [name for name in report.signal if name not in (INPUT, OUTPUT)]
     coverage = report.coverage.get("activations")
     if coverage is None or coverage["seen"] or not all(map(_was_not_called, coverage["unseen"].values())):
         return
-    if len(layers) > 1:
+    if len(layers) > 1 and (INPUT in report.signal or report.output.get("producer") in layers):
         yield finding(
             history,
             "no_nonlinearity",
