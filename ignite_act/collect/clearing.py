@@ -27,7 +27,7 @@ class Clearing:
         parameters: those of the step, right after it, by name; the first few are looked at.
     """
 
-    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
         self._gradients = {name: _Gradient(parameter) for name, parameter in list(parameters.items())[:_CHECKED]}
         self._backward: int | None = None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -90,6 +90,29 @@ def reading(number: int, places: Collection[str], own: Collection[int]) -> Readi
         beyond = beyond or any(_is_foreign_weight(parent, own) for parent, _ in node.next_functions)
         waiting.extend((parent, index, beyond) for parent, index in node.next_functions)
     return Reading(frozenset(read), frozenset(fed - read))
+
+
+def weights_behind(outputs: Iterable[Tensor], inputs: Iterable[Tensor]) -> list[Tensor]:
+    """The trained weights of two or more dimensions that outputs were made with, on the way from the inputs.
+
+    Args:
+        outputs: of a forward; those without a ``grad_fn`` have none behind them.
+        inputs: of the same forward: what lies before them is not looked at.
+    """
+    seen: set[Any] = {tensor.grad_fn for tensor in inputs if tensor.grad_fn is not None}
+    waiting: list[Any] = [tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None]
+    found: dict[int, Tensor] = {}
+    while waiting and len(seen) < _MOST_NODES:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        variable = getattr(node, "variable", None)
+        if isinstance(variable, Tensor) and variable.ndim > 1:
+            found[id(variable)] = variable
+        waiting.extend(parent for parent, _ in node.next_functions)
+    given = {id(tensor) for tensor in inputs}
+    return [weight for weight in found.values() if id(weight) not in given]
 
 
 def _is_foreign_weight(node: Any, own: Collection[int]) -> bool:

@@ -149,7 +149,8 @@ class OutputCollector(PassCollector):
     - ``constant_loss``: the best loss of a prediction that ignores the inputs, the entropy of the targets in nats;
       ``first_loss``, ``mean_loss``: the loss of the first step and of all steps looked at, if it is what it seems to be
       and a mean over the samples; ``accuracy``: share of right answers in them; ``majority``: share of the largest
-      class; ``entropy_within``: mean entropy of the targets of a step, far below ``constant_loss`` if they are sorted;
+      class; ``entropy_within``: mean entropy of the targets of a step, far below ``entropy``, that of all, if they are
+      sorted;
     - ``blocked``: share of the outputs that are exactly 0 and that the loss wants below;
     - if the loss is a mean squared error: ``squared_loss``, of the first step looked at, ``target_variance``, which is
       the loss of a constant prediction, ``target_variance_maximised``, the same if it is maximised, and ``beyond``, the

@@ -15,15 +15,17 @@ from torch.optim import Optimizer
 
 from ignite_act.collect import optimizers
 from ignite_act.collect.clearing import Clearing
+from ignite_act.collect.graphs import weights_behind
 from ignite_act.collect.layers import find_layers
 from ignite_act.collect.passes import ModelCall, PassCollector, is_sample
-from ignite_act.collect.torch_internals import local_part, why_unreadable
+from ignite_act.collect.torch_internals import flat_pieces, is_distributed, local_part, why_unreadable
 from ignite_act.guard import guarded
 from ignite_act.stats import change
 from ignite_act.stats.arrival import Arrival
 from ignite_act.stats.weights import equal_rows, fingerprint, peaks
 
 _TABLES = (nn.Embedding, nn.EmbeddingBag)
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _SMALL = 1e-2
 """A weight that begins below this share of the usual size, 1 / sqrt(fan-in) (LeCun et al. 1998), has no ratio."""
 
@@ -47,10 +49,12 @@ class _Layer:
         rate: its learning rate at the last step looked at.
         equal: share of its rows that equal another one, before the first step.
         fingerprint: of the weight at the beginning of the window.
+        registered: whether it is a parameter of the model, which a layer in a plain list has none of.
     """
 
-    parameter: weakref.ref[nn.Parameter]
+    parameter: weakref.ref[Tensor]
     has_units: bool = True
+    registered: bool = True
     sharded: bool = False
     changes: list[tuple[Tensor, Tensor]] = field(default_factory=list)
     missing: int = 0
@@ -85,7 +89,7 @@ class _Owner:
     """
 
     groups: list[int]
-    layers: dict[str, weakref.ref[nn.Parameter]]
+    layers: dict[str, weakref.ref[Tensor]]
     owns_any: bool
     steps: int = 0
     before: dict[str, Tensor] = field(default_factory=dict)
@@ -95,7 +99,7 @@ class _Owner:
     peak: Tensor | None = None
     arriving: tuple[list[str], Arrival] | None = None
 
-    def owned(self) -> dict[str, nn.Parameter]:
+    def owned(self) -> dict[str, Tensor]:
         """The weights by the names of their layers."""
         return {name: parameter for name, own in self.layers.items() if (parameter := own()) is not None}
 
@@ -119,6 +123,8 @@ class UpdateCollector(PassCollector):
     - ``against``: sampled steps that went up along the gradient (a maximised objective);
     - ``equal_rows``: share of the weight's rows that equal another row (0 of an embedding, whose rows are no units),
       and ``equal_rows_start``, before the first step; ``nonfinite``: NaN and infinite weights;
+    - ``registered``: whether it is one of the model's parameters; a weight that the model's forward uses and does not
+      know of, of a layer in a plain list, say, is called ``unregistered`` with its shape;
     - ``trainable``; ``owned``: whether an optimizer that made a step owns it; ``stepped``: whether one that owns
       anything of the model made a step; ``learning_rate`` there, None where the optimizer has none; ``gradient_left``:
       whether it has a gradient at the end of the window.
@@ -128,10 +134,12 @@ class UpdateCollector(PassCollector):
 
     _stepped: bool
     _remembered: bool
+    _looked: bool  # whether a forward of the window has been searched for weights that are not registered
     _loose: list[tuple[str, _Layer]] | None  # the layers that no optimizer owns that has made a step
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
+        self._others: dict[str, weakref.ref[Tensor]] = {}
         self._begin()
 
     # What the optimizers' hooks call.
@@ -219,6 +227,9 @@ class UpdateCollector(PassCollector):
 
     def after_model(self, call: ModelCall) -> None:
         """Waits for the backward that begins at these outputs, if it is to be seen what is left of older gradients."""
+        if not self._looked and torch.is_grad_enabled():
+            self._looked = True
+            self._find_others(call)
         for owner in self._owners.values():
             if owner.clearing is not None:
                 owner.clearing.watch(call.outputs.values(), self)
@@ -227,7 +238,23 @@ class UpdateCollector(PassCollector):
             for layer in self._layers.values():
                 _watch_delivery(layer, self)
 
-    def _look_for_zeros(self, owner: _Owner, owned: Mapping[str, nn.Parameter]) -> None:
+    def _find_others(self, call: ModelCall) -> None:
+        """Looks for weights that the forward used and that are not registered. Shards stand for others, all of them."""
+        own = {id(parameter) for parameter in self.model.parameters()}
+        if not self._layers or any(map(is_distributed, self.model.parameters())) or flat_pieces(self.model):
+            return
+        known = {id(other()) for other in self._others.values()}
+        for weight in weights_behind(call.outputs.values(), call.inputs.values()):
+            if id(weight) in own | known or why_unreadable(weight) or weight.dtype not in _DTYPES:
+                continue
+            shape = "x".join(map(str, weight.shape))
+            same = sum(name.startswith(f"unregistered {shape}") for name in self._others)
+            name = f"unregistered {shape}" + (f" #{same + 1}" if same else "")
+            self._others[name] = weakref.ref(weight)
+            self._layers[name] = _Layer(self._others[name], registered=False, fingerprint=fingerprint(weight.detach()))
+            self._loose = None
+
+    def _look_for_zeros(self, owner: _Owner, owned: Mapping[str, Tensor]) -> None:
         """Takes layers with a gradient other than 0 off the suspects; only what is left costs anything."""
         self._take_in(owner, wait=False)
         gradients = [owned[name].grad if name in owned else None for name in owner.suspects]
@@ -330,6 +357,9 @@ class UpdateCollector(PassCollector):
             for parameter in self.model.parameters()
             if id(parameter) in known
         }
+        self._others = {name: own for name, own in self._others.items() if own() is not None}
+        self._layers |= {name: _Layer(own, registered=False) for name, own in self._others.items()}
+        self._looked = False
         self._owners: weakref.WeakKeyDictionary[Optimizer, _Owner] = weakref.WeakKeyDictionary()
         self._in_step: weakref.WeakSet[Optimizer] = weakref.WeakSet()
         self._loose = None
@@ -368,6 +398,7 @@ class UpdateCollector(PassCollector):
                 "equal_rows": float(self._equal_rows(self._layers[name], values)),
                 "equal_rows_start": state["equal"],
                 "nonfinite": 0 if math.isfinite(state["weight"]) else int((~torch.isfinite(values)).sum()),
+                "registered": self._layers[name].registered,
                 "trainable": parameter.requires_grad,
                 "owned": state["owned"],
                 "stepped": self._stepped,

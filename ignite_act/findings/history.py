@@ -135,7 +135,7 @@ class History:
     @property
     def is_sorted(self) -> bool:
         """Whether the training samples come sorted by their targets."""
-        pairs = [(report.output.get("entropy_within"), report.output.get("constant_loss")) for report in self.reports]
+        pairs = [(report.output.get("entropy_within"), report.output.get("entropy")) for report in self.reports]
         known = [(own, whole) for own, whole in pairs if finite(own) and finite(whole)]
         share = self.thresholds.sorted_targets
         return bool(known) and sum(own < share * whole for own, whole in known) > len(known) / 2
@@ -243,8 +243,14 @@ class History:
 
     @functools.cached_property
     def at_chance(self) -> bool:
-        """Whether the network is known to do no better than a constant prediction, or than at its start."""
+        """Whether the network is known to do no better than a constant prediction, or than at its start.
+
+        Of a loss that is neither known nor watched on validation samples nobody can tell: that of an adversary or of a
+        policy need not fall.
+        """
         if self.progress is None or self.progress > self.thresholds.stalled:
+            return False
+        if self.constant_loss is None and not self.validation_losses:
             return False
         return self.accuracy_gain is None or self.accuracy_gain < 2 * self.thresholds.chance
 

@@ -15,6 +15,7 @@ class Thresholds:
     Attributes:
         stalled: less progress than this share of the way from the loss of a constant prediction to 0 is none.
         learned: more than this share is learning.
+        much_worse: a loss so far above that of a constant prediction, as a share of it, is no noise of small batches.
         vanishing_ratio: strongest backward signal of the first layers over that of the last layer, where nothing is
             learned (AUTOTRAINER, Zhang et al., ICSE 2021, takes 1e-3 for gradients of weights); 34 healthy real models
             had at least 0.015, eight layers of sigmoid that never learn have up to 1.2e-3.
@@ -56,6 +57,7 @@ class Thresholds:
 
     stalled: float = 0.05
     learned: float = 0.1
+    much_worse: float = 0.5
     vanishing_ratio: float = 3e-3
     exploding_growth: float = 20.0
     exploding_signal: float = 100.0

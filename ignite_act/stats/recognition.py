@@ -171,6 +171,7 @@ class _Known:
             result["accuracy"] = float(self.state["right"][kind, sign] / seen[sign])
             result["majority"] = float(counts[sign].max() / seen[sign])
             result["entropy_within"] = float(self.mean("within")[kind, sign])
+            result["entropy"] = entropy(counts[sign])
         return result
 
     def _weights_known(self, kind: int, sign: int) -> bool:
@@ -234,6 +235,7 @@ class _Known:
             result["accuracy"] = float(self.state["soft_right"][sign]) / rows
             result["majority"] = float(counts.max()) / rows
             result["entropy_within"] = float(self.mean("soft_within")[sign])
+            result["entropy"] = entropy(self.state["soft_counts"][sign])
         return result
 
 

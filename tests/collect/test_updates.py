@@ -112,7 +112,7 @@ def test_known_weights_give_exact_numbers() -> None:
             "ratio": 0.25, "first_ratio": 0.25, "steps": 1, "weight_start": 2.0, "weight": 2.0,
             "missing": 0, "present": 1, "nonzero": True, "moved": True, "uncleared": 0, "cleared": 0, "against": 0,
             "equal_rows": 0.0, "equal_rows_start": 0.0, "nonfinite": 0, "trainable": True, "owned": True,
-            "stepped": True, "learning_rate": 0.5, "gradient_left": True, "partial": False,
+            "stepped": True, "learning_rate": 0.5, "gradient_left": True, "partial": False, "registered": True,
         }
     }  # fmt: skip
 

@@ -23,7 +23,9 @@ _FAR = 0.8
 _SOLVED = 0.1
 """Mean loss in nats of a network that has found out that all samples have the same class."""
 _MEMORY = 0.4
-"""Correlation of neighbouring values (lag 1) beyond that of independent batches."""
+"""Correlation of neighbouring values (lag 1) beyond that of independent batches ..."""
+_DEVIATIONS = 3.0
+"""... by so many standard deviations of what chance gives."""
 
 
 def oscillation(history: History) -> Iterator[Finding]:
@@ -35,7 +37,7 @@ def oscillation(history: History) -> Iterator[Finding]:
             "oscillation",
             by_harm(history),
             "entropy of the targets within a step over that of all",
-            row["entropy_within"] / row["constant_loss"],
+            row["entropy_within"] / row["entropy"],
             history.thresholds.sorted_targets,
             "shuffle the training samples",
             since=history.first.epoch,
@@ -44,6 +46,8 @@ def oscillation(history: History) -> Iterator[Finding]:
         return
     level = history.reference
     if len(history.reports) < _FEW or not level or history.progress is None or history.progress > _FAR:
+        return
+    if history.falling:
         return
     swing = max(_within_epochs(history, level), _from_epoch_to_epoch(history.validation_losses, level))
     if swing < history.thresholds.oscillation:
@@ -63,7 +67,12 @@ def oscillation(history: History) -> Iterator[Finding]:
 
 
 def _within_epochs(history: History, level: float) -> float:
-    """How much the training loss of the last epochs swings; 0 if only batches differ, or there is a trend."""
+    """How much the training loss of the last epochs swings; 0 if only batches differ, or there is a trend.
+
+    A loss that is not known, as that of a policy, may swing as it likes.
+    """
+    if history.constant_loss is None:
+        return 0.0
     courses = [[v for v in report.loss.get("course", ()) if finite(v)] for report in history.reports[-_FEW:]]
     values = [value for course in courses for value in course]
     if len(values) < _ENOUGH or not _has_no_trend(values, level):
@@ -73,7 +82,8 @@ def _within_epochs(history: History, level: float) -> float:
     memory = statistics.fmean(pairs) / spread if pairs and spread else 0.0  # of neighbours; 0 for independent batches
     train = [value for _, value in history.train_losses]
     risen = len(train) > _FEW and min(train[-2:]) > 1.25 * min(train)
-    return float(spread**0.5 / mean) if abs(memory) > _MEMORY or risen or history.is_sorted else 0.0
+    chance = _DEVIATIONS / max(len(pairs), 1) ** 0.5
+    return float(spread**0.5 / mean) if abs(memory) > max(_MEMORY, chance) or risen else 0.0
 
 
 def _from_epoch_to_epoch(losses: list[tuple[int, float]], level: float) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from ignite_act.findings.history import INPUT, OUTPUT, History, Row, finite
 from ignite_act.findings.rule import by_harm, finding, harm
-from ignite_act.report import EpochReport, Finding
+from ignite_act.report import EpochReport, Finding, Severity
 
 _NOT_CALLED = ("no activation function was called in the model's forwards", "it was not called in this window")
 _BLOCKED = 0.02
@@ -26,6 +26,9 @@ def never_updated(history: History) -> Iterator[Finding]:
         return
     if not stepped:
         advice = ("call optimizer.step() after backward()", "build the optimizer from the parameters of this model")
+    elif not all(updates[name].get("registered", True) for name in still):
+        advice = ("register the layer: a plain list or dict hides it, nn.ModuleList and nn.ModuleDict do not",
+                  "then build the optimizer from model.parameters()")  # fmt: skip
     else:
         advice = ("give its parameters to the optimizer, with a learning rate above 0",
                   "if it is meant to stay as it is, set requires_grad to False")  # fmt: skip
@@ -88,7 +91,7 @@ def no_gradient(history: History) -> Iterator[Finding]:
         yield finding(
             history,
             "no_gradient",
-            by_harm(history) if missing or everything or history.stalled else "info",  # what is solved has 0, too
+            _severity_of_none(history, missing=bool(missing), everything=everything),
             "gradient of a trainable weight",
             "None" if missing else 0.0,
             "other than 0",
@@ -121,6 +124,13 @@ def no_gradient(history: History) -> Iterator[Finding]:
                 damage="none if it is meant",
                 layers=names,
             )
+
+
+def _severity_of_none(history: History, *, missing: bool, everything: bool) -> Severity:
+    """Nothing moves where no weight has a gradient; a single gradient of 0 may be that of a problem that is solved."""
+    if missing and everything and not history.learning:
+        return "error"
+    return by_harm(history) if missing or everything or history.stalled else "info"
 
 
 def _comes_before(history: History, name: str, other: str | None) -> bool:
@@ -210,6 +220,8 @@ def _rise(history: History, patience: int) -> float | None:
     """Last loss over the first one if a loss has risen in every epoch from the start on."""
     if not history.from_the_start or not history.last.output:
         return None  # without outputs it may be anything: a generator's loss rises while its discriminator learns
+    if history.constant_loss is None and not history.validation_losses:
+        return None  # that of a policy rises with its rewards
     falling_below_zero = bool(history.train_losses) and history.train_losses[-1][1] < 0
     courses = [history.train_losses] if not falling_below_zero else [history.validation_losses]
     for course in courses:
