@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Iterable, Iterator, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ignite_act.collect.torch_internals import backward_number, local_part, version, why_unreadable
 from ignite_act.guard import Owner, guarded
@@ -67,7 +67,7 @@ class _Gradient:
         used: 0 if it was zero when it was used: that cannot be told from cleared.
     """
 
-    def __init__(self, parameter: nn.Parameter) -> None:
+    def __init__(self, parameter: Tensor) -> None:
         self._parameter = weakref.ref(parameter)
         gradient = parameter.grad
         self._tensor = None if gradient is None else weakref.ref(gradient)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -99,20 +99,23 @@ def weights_behind(outputs: Iterable[Tensor], inputs: Iterable[Tensor]) -> list[
         outputs: of a forward; those without a ``grad_fn`` have none behind them.
         inputs: of the same forward: what lies before them is not looked at.
     """
+    inputs = list(inputs)
+    leaves = [getattr(node, "variable", None) for node in nodes_behind(outputs, inputs)]
+    given = {id(tensor) for tensor in inputs}
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.ndim > 1 and id(leaf) not in given]
+
+
+def nodes_behind(outputs: Iterable[Tensor], inputs: Iterable[Tensor] = ()) -> Iterator[Any]:
+    """The operations that outputs were made with, each once, no further than to the inputs."""
     seen: set[Any] = {tensor.grad_fn for tensor in inputs if tensor.grad_fn is not None}
     waiting: list[Any] = [tensor.grad_fn for tensor in outputs if tensor.grad_fn is not None]
-    found: dict[int, Tensor] = {}
     while waiting and len(seen) < _MOST_NODES:
         node = waiting.pop()
         if node is None or node in seen:
             continue
         seen.add(node)
-        variable = getattr(node, "variable", None)
-        if isinstance(variable, Tensor) and variable.ndim > 1:
-            found[id(variable)] = variable
+        yield node
         waiting.extend(parent for parent, _ in node.next_functions)
-    given = {id(tensor) for tensor in inputs}
-    return [weight for weight in found.values() if id(weight) not in given]
 
 
 def _is_foreign_weight(node: Any, own: Collection[int]) -> bool:

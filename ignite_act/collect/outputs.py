@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from ignite_act.collect.attention import sharpness
 from ignite_act.collect.graphs import Reading, function_of, mark, reading
+from ignite_act.collect.layers import find_layers
 from ignite_act.collect.names import clean
 from ignite_act.collect.passes import ModelCall, PassCollector, Place, is_sample
 from ignite_act.collect.torch_internals import backward_number, is_distributed, why_unreadable, without_functions
@@ -143,6 +145,8 @@ class OutputCollector(PassCollector):
     - ``function``, ``producer``: the activation function that made the output and the module it was called in, or "";
     - ``hidden_softmax``: the softmax that fed a layer, or ""; ``dropout``, ``dropout_layer``: the largest rate of a
       dropout module of the model, and its name;
+    - ``attention``: layer -> share of the queries that it makes, in the first forward, whose attention gives all but
+      1 % to one key;
     - ``backwards``: how many gradients were seen; ``loss_applies``: ``"softmax"``, ``"sigmoid"``, ``"nothing"`` (a
       likelihood of probabilities), ``"unknown"``, None if no gradient was seen; ``maximised``: whether the step goes
       away from the targets;
@@ -163,6 +167,7 @@ class OutputCollector(PassCollector):
     _made: dict[int, tuple[str, weakref.ref[Tensor]]]
     _heads: dict[str, _Head]
     _scalars: list[str]  # outputs of no dimension
+    _attention: dict[str, Tensor]  # of the first forward
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
@@ -195,6 +200,9 @@ class OutputCollector(PassCollector):
         if not self._looking:
             return
         self._scalars = [place for place, tensor in call.outputs.items() if tensor.ndim == 0]
+        if self._forwards == 1:
+            layers = {key: layer.name for key, layer in find_layers(self.model, None).chosen.items()}
+            self._attention = sharpness(call.outputs.values(), layers)
         outputs = {place: tensor for place, tensor in call.outputs.items() if self._is_judged(place, tensor)}
         rows = {place: self._take_in(place, tensor) for place, tensor in outputs.items()}
         waiting = {place: tensor for place, tensor in outputs.items() if tensor.grad_fn is not None}
@@ -255,6 +263,7 @@ class OutputCollector(PassCollector):
         self._heads = {}
         self._scalars = []
         self._hidden_softmax = self._softmax = ""
+        self._attention = {}
 
     def _numbers(self) -> dict[str, dict[str, Any]]:
         heads = {place: head for place, head in self._heads.items() if head.seen}
@@ -272,6 +281,7 @@ class OutputCollector(PassCollector):
                 "dropout": float(rate),
                 "dropout_layer": clean(dropout),
                 "heads": others,
+                "attention": {clean(name): float(share) for name, share in self._attention.items()},
             }
         }
 
@@ -295,6 +305,7 @@ class OutputCollector(PassCollector):
             "heads": {place: head.state() for place, head in self._heads.items()},
             "scalars": list(self._scalars),
             "hidden_softmax": self._hidden_softmax,
+            "attention": {name: share.cpu().clone() for name, share in self._attention.items()},
             "kind": self._kind,
         }
 
@@ -303,6 +314,7 @@ class OutputCollector(PassCollector):
         self._heads = {place: _Head.restored(head) for place, head in state["heads"].items()}
         self._scalars = list(state["scalars"])
         self._hidden_softmax = str(state["hidden_softmax"])
+        self._attention = dict(state["attention"])
         self._kind = int(state["kind"])
 
     def _unite(self, states: Sequence[Mapping[str, Any]]) -> None:

@@ -7,6 +7,7 @@ was never loaded is not in use.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -38,6 +39,8 @@ class Piece(NamedTuple):
     sharded: bool
 
 
+_FIRST = 4
+"""Samples whose attention is looked at."""
 SWITCH_GRADIENTS = torch._C._set_grad_enabled
 """The function that `torch.no_grad` calls as it begins and as it ends, through the function modes."""
 
@@ -70,6 +73,29 @@ def without_functions() -> Any:
 def is_saving_elsewhere() -> bool:
     """Whether hooks pack what operations save for backward now, as checkpoints do: to look at it would unpack it."""
     return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+
+
+def attention_of(node: Any) -> Tensor | None:
+    """The weights with which a node of the graph mixes values, ``(..., queries, keys)``, of the first samples.
+
+    None if it is no attention: neither a softmax over the last of three dimensions or more, nor torch's fused one.
+    """
+    name = type(node).__name__
+    if name.startswith("SoftmaxBackward"):
+        result = node._saved_result
+        last = node._saved_dim in (result.ndim - 1, 2**64 - 1, -1)
+        return result[:_FIRST].detach() if result.ndim > 2 and last else None
+    if not name.startswith("ScaledDotProduct") or not hasattr(node, "_saved_query"):
+        return None
+    query, key = (own[:_FIRST].detach().float() for own in (node._saved_query, node._saved_key))
+    scale, mask = getattr(node, "_saved_scale", None), getattr(node, "_saved_attn_mask", None)
+    scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if isinstance(mask, Tensor):
+        mask = mask[:_FIRST] if mask.ndim == scores.ndim and len(mask) > 1 else mask
+        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
+    if getattr(node, "_saved_is_causal", False):
+        scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -math.inf)
+    return scores.softmax(-1)
 
 
 def version(tensor: Tensor) -> int:

@@ -82,13 +82,20 @@ def _without_repetitions(found: list[Finding]) -> list[Finding]:
     """Leaves the labels alone where anything else explains that nothing is learned."""
     if any(finding.kind == "plateau" for finding in found):  # a warning that labels may be wrong says less
         found = [f for f in found if f.kind != "labels_mismatch" or f.severity == "error" or f.evidence["all_alike"]]
-    serious = {finding.kind for finding in found if finding.severity != "info" or finding.kind == "no_nonlinearity"}
+    serious = {finding.kind for finding in found if finding.severity != "info" or _explains(finding)}
     explained = bool(serious - {"labels_mismatch", "plateau"})
     return [
         finding
         for finding in found
         if finding.kind != "labels_mismatch" or not explained or finding.evidence["all_alike"]
     ]
+
+
+def _explains(finding: Finding) -> bool:
+    """Whether an information says that a part of the network does not learn, or cannot."""
+    return finding.kind in ("no_nonlinearity", "never_updated", "symmetry") or (
+        finding.kind == "no_gradient" and finding.evidence["value"] in ("None", 0.0)
+    )
 
 
 def _rank(finding: Finding, steps: Finding | None) -> tuple[bool, float, int]:

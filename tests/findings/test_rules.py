@@ -405,3 +405,71 @@ def test_a_way_back_that_opens_a_little_is_closed_still() -> None:
         later = since(3, way_back(opened * T.vanishing_ratio * 1e-3, 1e-5, 1e-3))
         found = judge(made_up_run(stalled, way_back(0.9 * T.vanishing_ratio * 1e-3, 1e-5, 1e-3), later), ended=True)
         assert (named(found, "vanishing_gradient") is not None) == stands
+
+
+def found_with(kind: str, *changes: Change) -> Finding | None:
+    return named(judge(made_up_run(*changes), ended=True), kind)
+
+
+@pytest.mark.parametrize(("share", "layer"), [(0.9, "fc2"), (0.5, None)])
+def test_attention_that_looks_at_one_key_from_the_beginning(share: float, layer: str | None) -> None:
+    """It is saturated where nothing is learned; later it may be what was learned."""
+    finding = found_with("saturated_units", stalled, change("output", attention={"fc2": share}))
+    assert (finding.layer if finding else None) == layer
+    learned = found_with("saturated_units", since(2, change("output", attention={"fc2": share})))
+    assert learned is None
+
+
+def test_targets_that_all_samples_of_a_step_share() -> None:
+    """They are found where the model is called once a step: a discriminator sees one class at a time."""
+    shared = change("output", one_target=True, units=1, constant_loss=None, loss_applies="unknown")
+    finding = found_with("labels_mismatch", stalled, shared)
+    assert finding is not None
+    assert finding.evidence["all_alike"]
+    assert found_with("labels_mismatch", stalled, shared, change("signal", "*", calls=80)) is None
+
+
+def test_samples_that_come_sorted() -> None:
+    """The finding is of the order of the samples, as long as nothing is learned."""
+    for within, expected in ((0.4, True), (0.6, False)):
+        finding = found_with("oscillation", stalled, change("output", entropy_within=within * CONSTANT))
+        assert (finding is not None) == expected
+    assert found_with("oscillation", change("output", entropy_within=0.1)) is None
+
+
+@pytest.mark.parametrize(("spread", "found"), [(1.1, True), (0.9, False)])
+def test_targets_on_another_scale_than_the_outputs(spread: float, found: bool) -> None:
+    """A squared error whose targets are out of reach is told from labels that cannot be learned."""
+    variance = (spread * T.target_scale * 1.0) ** 2
+    loss = change("loss", mean=variance, first=variance, last=variance, max=variance, course=[variance] * 8)
+    far = change("output", squared_loss=variance, target_variance=variance, variation=1.0, loss_applies="unknown",
+                 constant_loss=None, maximised=None)  # fmt: skip
+    finding = found_with(
+        "initial_loss", stalled, loss, far, lambda n: n["scores"].update(loss={"validation": variance})
+    )
+    assert (finding is not None) == found
+
+
+def test_nll_of_what_is_no_logarithm() -> None:
+    """A loss that is a sum of outputs takes them for logarithms of probabilities."""
+    linear = change("output", loss_applies="nothing", linear_loss=CONSTANT, logarithms=False)
+    first = change("loss", first=CONSTANT)
+    assert found_with("output_probabilities", stalled, first, linear).severity == "error"
+    assert found_with("output_probabilities", linear, first, change("output", logarithms=True)) is None
+
+
+def test_a_loss_below_zero_is_not_many_times_its_start() -> None:
+    """Neither is one that nobody knows called stalled."""
+    below = losses([-0.3, -0.8, -0.9, -1.0, -1.0])
+    unknown = change("output", constant_loss=None, loss_applies="unknown", first_loss=None, mean_loss=None)
+    start = change("loss", first=-0.2)
+    kinds = {own.kind for own in judge(made_up_run(below, start, unknown), ended=True) if own.severity != "info"}
+    assert kinds == set()
+
+
+def test_labels_are_not_blamed_where_a_part_does_not_learn() -> None:
+    """An information that explains it is enough."""
+    wrong = [losses(BY_HEART, [2.31, 2.32, 2.34, 2.36, 2.4]), accuracies([0.3] * 5, [0.1] * 5)]
+    assert found_with("labels_mismatch", *wrong) is not None
+    left = change("updates", "fc1", owned=False, learning_rate=None, steps=0, ratio=None, moved=False)
+    assert found_with("labels_mismatch", *wrong, left) is None

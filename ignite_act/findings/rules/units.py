@@ -78,7 +78,12 @@ def _largest_ratio(history: History, epoch: int) -> float | None:
 
 
 def saturated_units(history: History) -> Iterator[Finding]:
-    """Units of a function with two flat ends that are always near one of them: their gradient is next to nothing."""
+    """Units of a function with two flat ends that are always near one of them: their gradient is next to nothing.
+
+    And attention that looks at one key only before anything was learned: its softmax is flat there, too. Later it may
+    be what the network has learned.
+    """
+    yield from _sharp_attention(history)
     for site in history.last.activations:
         if site == history.last.output.get("producer"):
             continue  # an output that is sure of itself
@@ -128,3 +133,24 @@ def _stays_high(history: History, site: str) -> bool:
 def _is_saturated(history: History, report: EpochReport, site: str) -> bool:
     share, threshold, _ = _saturation(history, report, site)
     return share >= threshold
+
+
+def _sharp_attention(history: History) -> Iterator[Finding]:
+    t, shares = history.thresholds, history.first.output.get("attention", {})
+    sharp = [name for name, share in shares.items() if share >= t.saturated_values]
+    if not sharp or not history.from_the_start:
+        return
+    yield finding(
+        history,
+        "saturated_units",
+        by_harm(history),
+        "share of the queries whose attention has one key, in the first forward",
+        shares[sharp[-1]],
+        t.saturated_values,
+        "divide the products of queries and keys by the square root of their width",
+        "make the initial weights of queries and keys smaller",
+        layer=sharp[-1],
+        since=history.first.epoch,
+        source="Vaswani et al. 2017, section 3.2.1",
+        when="from the beginning",
+    )
