@@ -272,9 +272,9 @@ class History:
 
     @property
     def falling(self) -> bool:
-        """Whether the training loss of the last epoch is lower than those before it."""
+        """Whether the training loss of the last epoch is clearly lower than all before it."""
         losses = [value for _, value in self.train_losses]
-        return len(losses) > 1 and losses[-1] < min(losses[:-1]) - self.thresholds.chance / 5 * abs(losses[0])
+        return len(losses) > 1 and losses[-1] < min(losses[:-1]) - self.thresholds.stalled * abs(losses[0])
 
     # The numbers of a layer over the epochs.
 

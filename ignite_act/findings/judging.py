@@ -80,8 +80,6 @@ class _Nobody:
 
 def _without_repetitions(found: list[Finding]) -> list[Finding]:
     """Leaves the labels alone where anything else explains that nothing is learned."""
-    if any(finding.kind == "plateau" for finding in found):  # a warning that labels may be wrong says less
-        found = [f for f in found if f.kind != "labels_mismatch" or f.severity == "error" or f.evidence["all_alike"]]
     serious = {finding.kind for finding in found if finding.severity != "info" or _explains(finding)}
     explained = bool(serious - {"labels_mismatch", "plateau"})
     return [
@@ -110,6 +108,8 @@ def _rank(finding: Finding, steps: Finding | None) -> tuple[bool, float, int]:
     if finding.kind == "dead_units" and finding.evidence["value"] == 1 and not killed:  # nothing behind it can work
         place = _ORDER["weight_collapse"] + 0.5
     if finding.kind == "dead_units" and finding.evidence["value"] <= Thresholds.dead_warning:  # worth knowing
+        place = len(_ORDER)
+    if finding.kind == "no_nonlinearity" and finding.severity == "info":
         place = len(_ORDER)
     if finding.kind == "no_gradient" and finding.evidence["value"] == 0.0:  # something multiplies it by 0
         place = _ORDER["constant_output"] + 0.5

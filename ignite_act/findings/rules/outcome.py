@@ -30,7 +30,7 @@ _DEVIATIONS = 3.0
 
 def oscillation(history: History) -> Iterator[Finding]:
     """The loss goes up and down by a large part of itself and comes no further, or the samples come sorted."""
-    if history.is_sorted and not history.learning:
+    if history.is_sorted:
         row = history.last.output
         yield finding(
             history,

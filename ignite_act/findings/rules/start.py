@@ -89,7 +89,9 @@ def initial_loss(history: History) -> Iterator[Finding]:
 def _far_targets(history: History) -> Iterator[Finding]:
     row = history.first.output
     spread, own = row["target_variance"] ** 0.5, row["variation"]
-    if not history.from_the_start or not finite(own) or own <= 0 or spread < history.thresholds.target_scale * own:
+    if not history.from_the_start or not finite(own) or own <= history.thresholds.nearly_constant * row["scale"]:
+        return  # a constant output is another matter
+    if spread < history.thresholds.target_scale * own:
         return
     yield finding(
         history,
