@@ -345,5 +345,5 @@ CASES: tuple[Case, ...] = (
     healthy("x_transfer", x_transfer, epochs=6),
     healthy("x_few", x_few, epochs=8),
     healthy("x_rare", x_rare, epochs=5),
-    healthy("x_experts", x_experts, epochs=6),
+    healthy("x_experts_of_images", x_experts, epochs=6),
 )
