@@ -272,9 +272,11 @@ class History:
 
     @property
     def falling(self) -> bool:
-        """Whether the training loss of the last epoch is clearly lower than all before it."""
-        losses = [value for _, value in self.train_losses]
-        return len(losses) > 1 and losses[-1] < min(losses[:-1]) - self.thresholds.stalled * abs(losses[0])
+        """Whether the training loss of the last epoch, or its validation loss, is clearly lower than all before it."""
+        share = self.thresholds.stalled
+        courses = [[value for _, value in course] for course in (self.train_losses, self.validation_losses)]
+        lowest = [(min(course[:-1]), course[-1]) for course in courses if len(course) > 1]
+        return any(now < before - share * abs(before) for before, now in lowest)
 
     # The numbers of a layer over the epochs.
 

@@ -62,8 +62,8 @@ def initial_loss(history: History) -> Iterator[Finding]:
     start, constant = history.first.output.get("first_loss"), history.inner_constant
     if history.is_squared or not finite(start):
         start, constant = history.initial_loss, history.constant_loss
-    if not history.from_the_start or not finite(start) or not constant or constant < 1e-6:
-        return
+    if not history.from_the_start or not finite(start) or not constant or constant < 1e-6 or history.is_sorted:
+        return  # of sorted samples the first batch is of one class
     ratio = start / constant
     if ratio < history.thresholds.initial_loss * (_SQUARED if history.is_squared else 1.0):
         return
