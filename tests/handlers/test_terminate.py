@@ -83,7 +83,7 @@ def test_only_some_kinds() -> None:
     """With ``kinds``, other findings do not count."""
     assert epochs_of(network(dead=True), TerminateOnFinding(kinds=["nonfinite", "exploding"]), 4) == 4
     chosen = TerminateOnFinding(kinds="no_gradient", patience=1)
-    assert epochs_of(network(dead=True), chosen) == 1
+    assert epochs_of(network(dead=True), chosen) == 2  # in the first epoch it may be a warm-up
     assert chosen.finding is not None
     assert chosen.finding.kind == "no_gradient"
 

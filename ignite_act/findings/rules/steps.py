@@ -28,14 +28,15 @@ def update_too_large(history: History) -> Iterator[Finding]:
     lasting = len(large) > 2 and len(large) == len(early) and not history.falling
     if not large or history.is_sorted or history.progress is None or history.progress > (0.5 if lasting else t.learned):
         return
-    if not (lasting or history.stalled or history.progress < -t.much_worse):
+    worse = history.progress < -t.much_worse
+    if not (lasting or history.stalled or worse):
         return
     report, ratios = large[0]
     worst = max(ratios, key=lambda name: ratios[name])
     yield finding(
         history,
         "update_too_large",
-        by_harm(history),
+        "error" if worse else by_harm(history),
         "update ratio, median over the layers",
         _median(ratios),
         t.update_large,

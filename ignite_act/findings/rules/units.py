@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from ignite_act.findings.history import History, finite
 from ignite_act.findings.rule import by_harm, finding
-from ignite_act.report import EpochReport, Finding
+from ignite_act.report import EpochReport, Finding, Severity
 
 _UNITS = "share of the units that are saturated on more than 99 % of the samples"
 _HOLDS = 0.7
@@ -27,7 +27,9 @@ def dead_units(history: History) -> Iterator[Finding]:
         streak = history.streak(functools.partial(_is_dying, t.dead_info, site))
         if not any(_dead(report, site) >= t.dead_info for report in streak):
             continue
-        severity = by_harm(history) if share > t.dead_warning else "info"
+        severity: Severity = by_harm(history) if share > t.dead_warning else "info"
+        if share == 1 and history.at_chance:  # one report is enough: no gradient passes
+            severity = "error"
         since = streak[0].epoch
         early = history.from_the_start and since == history.first.epoch
         ratio = largest_ratio(since)

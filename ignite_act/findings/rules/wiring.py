@@ -128,7 +128,7 @@ def no_gradient(history: History) -> Iterator[Finding]:
 
 def _severity_of_none(history: History, *, missing: bool, everything: bool) -> Severity:
     """Nothing moves where no weight has a gradient; a single gradient of 0 may be that of a problem that is solved."""
-    if missing and everything and not history.learning:
+    if everything and (missing or history.at_chance) and not history.learning:
         return "error"
     return by_harm(history) if missing or everything or history.stalled else "info"
 
