@@ -54,7 +54,7 @@ def test_every_realistic_fault_has_a_healthy_twin(part: str) -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("part", REAL)
 def test_every_realistic_fault_does_harm(part: str) -> None:
-    """Without ignite_act, a run with the mistake ends with a part of what its twin gains, or in NaN; every third one."""
+    """Without ignite_act, every third run with a mistake lacks a part of what its twin gains, or ends in NaN."""
     by_name = {case.name: case for case in cases(part)}
     faulty = [case for case in by_name.values() if not case.healthy][::3]
     with joblib.parallel_config("loky", inner_max_num_threads=1):

@@ -12,6 +12,7 @@ Rule = Callable[[History], Iterable[Finding]]
 
 STALLED = "learning has stalled"
 NO_HARM = "no harm yet"
+SO_FAR = "nothing is learned so far"
 SLOWER = "learning is held back"
 UNKNOWN = "whether it does harm cannot be said: the loss is not known"
 
@@ -20,7 +21,9 @@ def harm(history: History) -> str:
     """What can be seen of the training's progress, in words."""
     if history.progress is None:
         return UNKNOWN
-    return STALLED if history.stalled else SLOWER if not history.learning else NO_HARM
+    if history.at_chance:
+        return STALLED if history.stalled else SO_FAR
+    return NO_HARM if history.learning else SLOWER
 
 
 def by_harm(history: History, *, mistake: bool = False) -> Severity:
