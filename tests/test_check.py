@@ -210,7 +210,7 @@ def test_the_command(place):
     assert [line.split(" |")[0] for line in lines if line.startswith("window")] == [
         f"window {number}" for number in range(1, 11)
     ]
-    assert lines[2].startswith("  ERROR 3: probabilities and logits are mixed up, since")
+    assert lines[2].startswith("  WARNING 3: probabilities and logits are mixed up, since")
     assert lines[-1] == "findings       1 warning"
     assert sorted(place.rglob("*")) == before
 

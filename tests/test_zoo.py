@@ -15,7 +15,7 @@ from ignite_act.findings import KINDS
 
 SMALL = ("tuned", "held_out", "kept_out", "unseen", "fresh")
 REAL = ("real", "exam")
-ATTAINED = {"real": 0.7, "exam": 0.5}
+ATTAINED = {"real": 0.65, "exam": 0.55}
 """Share of the faulty runs with realistic models of which the right kind comes first: less than the 0.95 of the others.
 What is missed is in the README."""
 HARM = 0.1
@@ -54,9 +54,9 @@ def test_every_realistic_fault_has_a_healthy_twin(part: str) -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("part", REAL)
 def test_every_realistic_fault_does_harm(part: str) -> None:
-    """Without ignite_act, every third run with a mistake lacks a part of what its twin gains, or ends in NaN."""
+    """Without ignite_act, every fifth run with a mistake lacks a part of what its twin gains, or ends in NaN."""
     by_name = {case.name: case for case in cases(part)}
-    faulty = [case for case in by_name.values() if not case.healthy][::3]
+    faulty = [case for case in by_name.values() if not case.healthy][::5]
     with joblib.parallel_config("loky", inner_max_num_threads=1):
         found: list[Harm] = joblib.Parallel(n_jobs=2)(
             joblib.delayed(harm)(case, by_name[case.twin], 0) for case in faulty

@@ -247,7 +247,7 @@ def test_what_cuts_the_first_layers_off_is_found(name: str) -> None:
     (finding,) = (f for f in findings if f.kind == "no_gradient")
     assert (finding.layer, finding.evidence["layers"]) == ("layers.1", ["layers.0", "layers.1"])
     if name not in ("round", "zero"):  # whose gradients are there, and 0
-        assert finding.severity in ("warning", "error")
+        assert finding.severity in ("info", "warning", "error")  # the layers behind the cut may learn
 
 
 @pytest.mark.few(2)
