@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ignite_act.collect.graphs import nodes_behind
@@ -14,13 +13,12 @@ from ignite_act.collect.torch_internals import attention_of, is_saving_elsewhere
 
 _ALL = 0.99
 _MOST_NODES = 200
-_MOST_VALUES = 1 << 20
 
 
 def sharpness(outputs: Iterable[Tensor], layers: Mapping[int, str]) -> dict[str, Tensor]:
     """Share of the queries that give all but 1 % of their weight to one key, ``()`` for each attention of a forward.
 
-    Queries that may look at one key only, as the first of a causal attention, are left out. On a few samples.
+    Queries that may look at one key only, as the first of a causal attention, are left out. A few samples are read.
 
     Args:
         outputs: of the forward, before any backward.
@@ -32,7 +30,7 @@ def sharpness(outputs: Iterable[Tensor], layers: Mapping[int, str]) -> dict[str,
         return found
     for node in nodes_behind(outputs):
         weights = attention_of(node)
-        if weights is None or not 0 < weights.numel() <= _MOST_VALUES:
+        if weights is None or not weights.numel():
             continue
         name = _made_by(node, layers)
         if name:
@@ -52,7 +50,7 @@ def _made_by(node: Any, layers: Mapping[int, str]) -> str:
             continue
         seen.add(now)
         variable = getattr(now, "variable", None)
-        if isinstance(variable, torch.Tensor) and id(variable) in layers:
+        if isinstance(variable, Tensor) and id(variable) in layers:
             return layers[id(variable)]
         waiting.extend(parent for parent, _ in now.next_functions)
     return ""

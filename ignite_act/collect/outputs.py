@@ -201,8 +201,9 @@ class OutputCollector(PassCollector):
             return
         self._scalars = [place for place, tensor in call.outputs.items() if tensor.ndim == 0]
         if self._forwards == 1:
-            layers = {key: layer.name for key, layer in find_layers(self.model, None).chosen.items()}
-            self._attention = sharpness(call.outputs.values(), layers)
+            with guarded(self, "how sharp attention is"), torch.no_grad():
+                layers = {key: layer.name for key, layer in find_layers(self.model, None).chosen.items()}
+                self._attention = sharpness(call.outputs.values(), layers)
         outputs = {place: tensor for place, tensor in call.outputs.items() if self._is_judged(place, tensor)}
         rows = {place: self._take_in(place, tensor) for place, tensor in outputs.items()}
         waiting = {place: tensor for place, tensor in outputs.items() if tensor.grad_fn is not None}

@@ -39,8 +39,8 @@ class Piece(NamedTuple):
     sharded: bool
 
 
-_FIRST = 4
-"""Samples whose attention is looked at."""
+_SAMPLES, _QUERIES = 2, 32
+"""How many samples, and queries of each, are looked at in an attention."""
 SWITCH_GRADIENTS = torch._C._set_grad_enabled
 """The function that `torch.no_grad` calls as it begins and as it ends, through the function modes."""
 
@@ -76,7 +76,7 @@ def is_saving_elsewhere() -> bool:
 
 
 def attention_of(node: Any) -> Tensor | None:
-    """The weights with which a node of the graph mixes values, ``(..., queries, keys)``, of the first samples.
+    """The weights with which a node of the graph mixes values, ``(..., queries, keys)``: of a few samples and queries.
 
     None if it is no attention: neither a softmax over the last of three dimensions or more, nor torch's fused one.
     """
@@ -84,18 +84,30 @@ def attention_of(node: Any) -> Tensor | None:
     if name.startswith("SoftmaxBackward"):
         result = node._saved_result
         last = node._saved_dim in (result.ndim - 1, 2**64 - 1, -1)
-        return result[:_FIRST].detach() if result.ndim > 2 and last else None
+        return result[:_SAMPLES, ..., _chosen(result), :].detach() if result.ndim > 2 and last else None
     if not name.startswith("ScaledDotProduct") or not hasattr(node, "_saved_query"):
         return None
-    query, key = (own[:_FIRST].detach().float() for own in (node._saved_query, node._saved_key))
+    query, key = (own[:_SAMPLES].detach() for own in (node._saved_query, node._saved_key))
+    if query.ndim == 4 and query.shape[1] > key.shape[1]:  # groups of queries share their keys
+        key = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
+    rows = _chosen(query)
     scale, mask = getattr(node, "_saved_scale", None), getattr(node, "_saved_attn_mask", None)
-    scores = query @ key.mT * (query.shape[-1] ** -0.5 if scale is None else scale)
+    mask = getattr(node, "_saved_attn_bias", None) if mask is None else mask
+    scores = query[..., rows, :].float() @ key.float().mT * (query.shape[-1] ** -0.5 if scale is None else scale)
     if isinstance(mask, Tensor):
-        mask = mask[:_FIRST] if mask.ndim == scores.ndim and len(mask) > 1 else mask
+        mask = mask[:_SAMPLES] if mask.ndim == scores.ndim and len(mask) > 1 else mask
+        mask = mask[..., rows, :] if mask.shape[-2] > 1 else mask
         scores = scores.masked_fill(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
     if getattr(node, "_saved_is_causal", False):
-        scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -math.inf)
+        later = torch.arange(key.shape[-2], device=key.device) > rows.unsqueeze(1)
+        scores = scores.masked_fill(later, -math.inf)
     return scores.softmax(-1)
+
+
+def _chosen(values: Tensor) -> Tensor:
+    """Places of some of the rows of ``(..., rows, columns)``, evenly spread: all of a long text would fill the memory."""
+    rows = values.shape[-2]
+    return torch.linspace(0, rows - 1, min(rows, _QUERIES), device=values.device).long()
 
 
 def version(tensor: Tensor) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import weakref
 from collections.abc import Mapping, Sequence
@@ -229,7 +230,8 @@ class UpdateCollector(PassCollector):
         """Waits for the backward that begins at these outputs, if it is to be seen what is left of older gradients."""
         if not self._looked and torch.is_grad_enabled():
             self._looked = True
-            self._find_others(call)
+            with guarded(self, "weights that are not registered"), torch.no_grad():
+                self._find_others(call)
         for owner in self._owners.values():
             if owner.clearing is not None:
                 owner.clearing.watch(call.outputs.values(), self)
@@ -247,9 +249,9 @@ class UpdateCollector(PassCollector):
         for weight in weights_behind(call.outputs.values(), call.inputs.values()):
             if id(weight) in own | known or why_unreadable(weight) or weight.dtype not in _DTYPES:
                 continue
-            shape = "x".join(map(str, weight.shape))
-            same = sum(name.startswith(f"unregistered {shape}") for name in self._others)
-            name = f"unregistered {shape}" + (f" #{same + 1}" if same else "")
+            base = "unregistered " + "x".join(map(str, weight.shape))
+            numbered = (f"{base} #{number}" for number in itertools.count(2))
+            name = next(name for name in itertools.chain([base], numbered) if name not in self._others)
             self._others[name] = weakref.ref(weight)
             self._layers[name] = _Layer(self._others[name], registered=False, fingerprint=fingerprint(weight.detach()))
             self._loose = None

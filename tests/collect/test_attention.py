@@ -54,7 +54,7 @@ def names(model: nn.Module) -> dict[int, str]:
 @pytest.mark.parametrize("scale", [0.3, 300.0])
 def test_the_share_of_queries_with_one_key(how: str, scale: float) -> None:
     """It is that of the weights as they are written in books; a query with one key to look at does not count."""
-    model, x = Attention(how, scale), torch.randn(3, PLACES, WIDTH, generator=torch.Generator().manual_seed(1))
+    model, x = Attention(how, scale), torch.randn(2, PLACES, WIDTH, generator=torch.Generator().manual_seed(1))
     weights = model.scores(x).softmax(-1)
     several = (~model.mask(x)).sum(-1).expand(weights.shape[:-1]) > 1
     free = several & ((weights > 0).sum(-1) > 1)
@@ -63,6 +63,26 @@ def test_the_share_of_queries_with_one_key(how: str, scale: float) -> None:
     assert name in ("asked", "offered")
     assert float(share) == pytest.approx(float(expected), abs=1e-6)
     assert (float(share) > 0.5) == (scale > 100)
+
+
+def test_groups_of_queries_share_keys() -> None:
+    """Fewer heads of keys than of queries, as language models have them, are read as if each were repeated."""
+    generator = torch.Generator().manual_seed(0)
+    query, key = (torch.randn(2, heads, PLACES, 4, generator=generator, requires_grad=True) for heads in (4, 2))
+    output = F.scaled_dot_product_attention(query, key, key, is_causal=True, enable_gqa=True)
+    (weights,) = (own for node in nodes_behind([output]) if (own := attention_of(node)) is not None)
+    scores = query @ key.repeat_interleave(2, 1).mT / 2
+    causal = torch.ones(PLACES, PLACES, dtype=torch.bool).triu(1)
+    assert torch.allclose(weights, scores.masked_fill(causal, -torch.inf).softmax(-1), atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["by hand", "causal", "mask"])
+def test_of_a_long_text_some_queries_are_looked_at(how: str) -> None:
+    """They are spread over it, with the masks that belong to them; so the cost does not grow with its square."""
+    model, x = Attention(how), torch.randn(3, 70, WIDTH, generator=torch.Generator().manual_seed(1))
+    (weights,) = (own for node in nodes_behind([model(x)]) if (own := attention_of(node)) is not None)
+    rows = torch.linspace(0, 69, 32).long()
+    assert torch.allclose(weights, model.scores(x).softmax(-1)[:2, :, rows], atol=1e-6)
 
 
 def test_torch_keeps_what_is_read() -> None:

@@ -378,7 +378,7 @@ def constant_output(history: History) -> Iterator[Finding]:
         by_harm(history, mistake=row["loss_applies"] in (None, "unknown")),
         "standard deviation of the output over the samples, over its size",
         row["variation"] / row["scale"] if row["scale"] else 0.0,
-        history.thresholds.nearly_constant if history.stalled else history.thresholds.collapsed_output,
+        _constant_limit(history, row),
         "a softmax over one unit is always 1: take a sigmoid, or two units"
         if one_unit
         else "look for what the input is lost in: dead or saturated layers, weights of 0, a wrong axis",
@@ -392,13 +392,16 @@ def _is_constant(history: History, report: EpochReport) -> bool:
     row = report.output
     if not row or not finite(row["variation"]) or row["forwards"] < 2:
         return False
+    return bool(row["variation"] <= _constant_limit(history, row) * row["scale"])
+
+
+def _constant_limit(history: History, row: Row) -> float:
+    """How much an output that counts as constant may vary, over its size."""
     t = history.thresholds
-    limit = t.constant_output
     if history.stalled:
-        limit = t.nearly_constant
-    elif row["loss_applies"] in (None, "unknown") and not history.is_squared:
-        limit = t.collapsed_output
-    return bool(row["variation"] <= limit * row["scale"])
+        return t.nearly_constant
+    unknown = row["loss_applies"] in (None, "unknown") and not history.is_squared
+    return t.collapsed_output if unknown else t.constant_output
 
 
 def symmetry(history: History) -> Iterator[Finding]:
@@ -480,9 +483,11 @@ def _has_collapsed(history: History, report: EpochReport, name: str) -> bool:
 def no_nonlinearity(history: History) -> Iterator[Finding]:
     """Two layers or more and no activation function between them: together they are one linear layer.
 
-    Tables of vectors whose product is the output are none.
+    Tables of vectors whose product is the output are none, and attention is none either: its softmax is no line.
     """
     report = history.last
+    if report.output.get("attention"):
+        return
     layers = [name for name in report.signal if name not in (INPUT, OUTPUT)]
     coverage = report.coverage.get("activations")
     if coverage is None or coverage["seen"] or not all(map(_was_not_called, coverage["unseen"].values())):
