@@ -105,7 +105,7 @@ def attention_of(node: Any) -> Tensor | None:
 
 
 def _chosen(values: Tensor) -> Tensor:
-    """Places of some of the rows of ``(..., rows, columns)``, evenly spread: all of a long text would fill the memory."""
+    """Places of some rows of ``(..., rows, columns)``, evenly spread: all of a long text would fill the memory."""
     rows = values.shape[-2]
     return torch.linspace(0, rows - 1, min(rows, _QUERIES), device=values.device).long()
 

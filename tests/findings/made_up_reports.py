@@ -54,7 +54,7 @@ def healthy(epoch: int) -> Numbers:
         },
         "output": {
             "units": 10, "forwards": 6, "min": -3.0, "max": 4.0, "variation": 1.0, "scale": 4.0, "probabilities": 0.0,
-            "function": "", "producer": "fc3", "hidden_softmax": "", "attention": {"fc2": 0.1},
+            "function": "", "producer": "fc3", "hidden_softmax": "", "attention": {},
             "dropout": 0.5, "dropout_layer": "drop",
             "backwards": 6, "loss_applies": "softmax",
             "maximised": False, "constant_loss": CONSTANT, "first_loss": loss if epoch > 1 else CONSTANT,

@@ -420,6 +420,12 @@ def test_attention_that_looks_at_one_key_from_the_beginning(share: float, layer:
     assert learned is None
 
 
+def test_attention_is_no_line() -> None:
+    """A network whose only function is the softmax of its attention is not linear."""
+    nothing = change("coverage", "activations", seen=[])
+    assert found_with("no_nonlinearity", nothing, change("output", attention={"fc2": 0.1})) is None
+
+
 def test_targets_that_all_samples_of_a_step_share() -> None:
     """They are found where the model is called once a step: a discriminator sees one class at a time."""
     shared = change("output", one_target=True, units=1, constant_loss=None, loss_applies="unknown")
