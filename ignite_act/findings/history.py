@@ -99,16 +99,19 @@ class History:
     @functools.cached_property
     def is_squared(self) -> bool:
         """Whether the reported loss is the mean squared error that the outputs' gradient points to."""
-        pairs = [(report.loss.get("first"), report.output.get("squared_loss")) for report in self.reports]
-        known = [(abs(own), other) for own, other in pairs if finite(own) and finite(other) and other]
-        return bool(known) and all(abs(own / other - 1) < 0.02 for own, other in known)
+        known = self._first_losses("squared_loss")
+        return bool(known) and all(abs(abs(own) / other - 1) < 0.02 for own, other in known)
 
     @functools.cached_property
     def is_linear(self) -> bool:
         """Whether the reported loss is a sum of outputs with constant factors."""
-        pairs = [(report.loss.get("first"), report.output.get("linear_loss")) for report in self.reports]
-        known = [(own, other) for own, other in pairs if finite(own) and finite(other) and other]
+        known = self._first_losses("linear_loss")
         return bool(known) and all(abs(own / other - 1) < 0.02 for own, other in known)
+
+    def _first_losses(self, kind: str) -> list[tuple[float, float]]:
+        """The first loss of each report, and what it would be if it were of a kind."""
+        pairs = [(report.loss.get("first"), report.output.get(kind)) for report in self.reports]
+        return [(own, other) for own, other in pairs if finite(own) and finite(other) and other]
 
     @property
     def one_forward_a_step(self) -> bool:

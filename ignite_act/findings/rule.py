@@ -12,7 +12,7 @@ Rule = Callable[[History], Iterable[Finding]]
 
 STALLED = "learning has stalled"
 NO_HARM = "no harm yet"
-SO_FAR = "nothing is learned so far"
+SO_FAR = "nothing has been learned so far"
 SLOWER = "learning is held back"
 UNKNOWN = "whether it does harm cannot be said: the loss is not known"
 

@@ -213,7 +213,7 @@ def _one_target(history: History) -> list[Finding]:
     if not rows or not history.one_forward_a_step:
         return []
     if all(row.get("one_target") for row in rows):
-        quantity, value = "steps in which all samples have the same target, share", 1.0
+        quantity, value = "share of the steps in which all samples have the same target", 1.0
     elif rows[-1]["majority"] == 1.0 and rows[-1]["units"] > 1 and (rows[-1]["mean_loss"] or 1.0) < _SOLVED:
         quantity, value = "share of the samples that have the same class", 1.0
     else:
@@ -226,7 +226,7 @@ def _one_target(history: History) -> list[Finding]:
             quantity,
             value,
             1.0,
-            "compare the shapes: targets (N,) against outputs (N, 1) become (N, N), and all are pulled to the mean",
+            "compare the shapes: outputs (N, 1) and targets (N,) broadcast to (N, N), a mean over all pairs",
             "look at some samples with their labels",
             since=history.first.epoch,
             damage="there is nothing to learn from the inputs",

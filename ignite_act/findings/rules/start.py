@@ -100,7 +100,7 @@ def _far_targets(history: History) -> Iterator[Finding]:
         "standard deviation of the targets over that of the first outputs",
         spread / own,
         history.thresholds.target_scale,
-        "divide the targets by their standard deviation, and subtract their mean",
+        "standardise the targets: subtract their mean, divide by their standard deviation",
         layer=history.output_layer,
         since=history.first.epoch,
         source="LeCun, Bottou, Orr and Müller 1998, for inputs",

@@ -146,7 +146,7 @@ def _sharp_attention(history: History) -> Iterator[Finding]:
         history,
         "saturated_units",
         by_harm(history),
-        "share of the queries whose attention has one key, in the first forward",
+        "share of the queries that attend to a single key, in the first forward",
         shares[sharp[-1]],
         t.saturated_values,
         "divide the products of queries and keys by the square root of their width",

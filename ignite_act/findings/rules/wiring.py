@@ -256,10 +256,10 @@ def output_probabilities(history: History) -> Iterator[Finding]:
             history,
             "output_probabilities",
             by_harm(history, mistake=True),
-            "share of outputs that are logarithms of probabilities, as the loss takes them for",
+            "share of outputs that are log-probabilities, which the loss expects",
             0.0,
             "all",
-            "put a log_softmax at the end of the network, or take CrossEntropyLoss, which expects logits",
+            "put a log_softmax at the end of the network, or use CrossEntropyLoss, which expects logits",
             layer=row["producer"] or row["function"] or None,
             since=history.first.epoch,
         )
