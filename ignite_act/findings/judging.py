@@ -85,7 +85,7 @@ def _without_repetitions(found: list[Finding]) -> list[Finding]:
     return [
         finding
         for finding in found
-        if finding.kind != "labels_mismatch" or not explained or finding.evidence["all_alike"]
+        if finding.kind != "labels_mismatch" or not explained or finding.evidence.get("all_alike")
     ]
 
 
@@ -115,11 +115,12 @@ def _rank(finding: Finding, steps: Finding | None) -> tuple[bool, float, int]:
         place = _ORDER["constant_output"] + 0.5
     if finding.kind == "constant_output" and finding.evidence["value"] == 0.0:  # exactly: no rounding of small numbers
         place = _ORDER["vanishing_gradient"] - 0.5
-    if finding.kind == "vanishing_gradient" and finding.evidence["at_once"]:  # what is constant passes nothing back
+    fall, limit = finding.evidence.get("steepest_fall", 1.0), finding.evidence["threshold"]
+    if finding.kind == "vanishing_gradient" and fall < limit:  # at once: what is constant passes nothing back
         place = _ORDER["constant_output"] + 0.5
     if finding.kind == "over_regularised" and finding.layer is not None:  # a dropout that leaves nothing
         place = _ORDER["oscillation"] - 0.5
-    if finding.kind == "labels_mismatch" and finding.evidence["all_alike"]:
+    if finding.kind == "labels_mismatch" and finding.evidence.get("all_alike"):
         place = _ORDER["loss_rising"] + 0.5
     if finding.kind == "exploding" and finding.evidence["when"] == "during training":
         place = _ORDER["update_too_large"] + 0.5

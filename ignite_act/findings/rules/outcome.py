@@ -270,7 +270,6 @@ def _unlearnable(history: History) -> Iterator[Finding]:
         "see that inputs and labels are taken with the same indices; if so, the task is too hard for this network",
         since=history.first.epoch,
         damage="there is nothing to learn that holds for other samples",
-        all_alike=False,
     )
 
 

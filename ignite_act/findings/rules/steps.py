@@ -137,7 +137,7 @@ def vanishing_gradient(history: History) -> Iterator[Finding]:
         layer=layer,
         since=weak[0].epoch,
         source="Glorot and Bengio 2010; AUTOTRAINER (ratio below 1e-3)",
-        at_once=min(falls) < t.vanishing_ratio,  # between two layers, not little by little
+        steepest_fall=min(falls),  # between two layers
     )
 
 
