@@ -19,7 +19,8 @@ Severity = Literal["info", "warning", "error"]
 
 _OCTAVES = 10
 _NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-_NAMES = {"producer", "function", "hidden_softmax", "dropout_layer", "loss_applies"}
+_NAMES = {"producer", "function", "hidden_softmax", "dropout_layer", "loss_applies", "applies_again",
+          "takes_logarithms_of"}  # fmt: skip
 """What is a name, or a word, in `EpochReport.output`."""
 
 

@@ -12,12 +12,12 @@ from ignite_act.collect.torch_internals import backward_roots, is_saving_elsewhe
 
 _KEY = "ignite_act"
 _MOST_NODES = 20_000
-_VIEWS = ("View", "Squeeze", "Unsqueeze", "Reshape", "Transpose", "Permute", "Slice", "Select", "ToCopy", "Alias", "T")
+VIEWS = ("View", "Squeeze", "Unsqueeze", "Reshape", "Transpose", "Permute", "Slice", "Select", "ToCopy", "Alias", "T")
 _NORMS = ("NativeBatchNorm", "CudnnBatchNorm", "NativeLayerNorm", "NativeGroupNorm")
-_PRODUCTS = ("Mm", "Addmm", "Bmm", "Baddbmm", "Addbmm", "Mv", "Addmv", "Linear", "Convolution", "CudnnConvolution",
+PRODUCTS = ("Mm", "Addmm", "Bmm", "Baddbmm", "Addbmm", "Mv", "Addmv", "Linear", "Convolution", "CudnnConvolution",
              "MkldnnConvolution", "MkldnnLinear", "ScaledDotProduct", "CudnnRnn", "Cdist", "EuclideanDist")  # fmt: skip
 """What makes new features of a tensor, be its weight trained, frozen, the model's own or other features."""
-_FUNCTIONS = {
+FUNCTIONS = {
     "Softmax": "softmax", "LogSoftmax": "log_softmax", "Relu": "relu", "Sigmoid": "sigmoid", "Tanh": "tanh",
     "LeakyRelu": "leaky_relu", "Elu": "elu", "Gelu": "gelu", "Silu": "silu", "Hardtanh": "hardtanh",
     "Hardsigmoid": "hardsigmoid", "Hardswish": "hardswish", "Softplus": "softplus", "Mish": "mish",
@@ -54,8 +54,8 @@ def mark(tensors: Mapping[str, Tensor]) -> int:
     return number
 
 
-def reading(number: int, places: Collection[str], own: Collection[int]) -> Reading:
-    """Which marked outputs the loss of the running backward reads.
+def reading(number: int, places: Collection[str], own: Collection[int]) -> tuple[Reading, list[Any]]:
+    """Which marked outputs the loss of the running backward reads, and by which operations.
 
     From the loss back: an output that is met is read by the loss. Where a product of matrices, a convolution, or the
     weight of a layer that is not the model's comes on the way, that reads the output, which is a hidden value.
@@ -64,17 +64,21 @@ def reading(number: int, places: Collection[str], own: Collection[int]) -> Readi
         number: of the marks.
         places: all that are marked.
         own: ids of the model's parameters.
+
+    Returns:
+        The outputs, and the operations from the loss back to what made them.
     """
     roots = backward_roots()
     if roots is None:
-        return Reading(frozenset(places), frozenset())  # unknown: whatever gets a gradient
+        return Reading(frozenset(places), frozenset()), []  # unknown: whatever gets a gradient
     read: set[str] = set()
     fed: set[str] = set()
     waiting: list[tuple[Any, int, bool]] = []
     for root in roots:
         node, output = (root.grad_fn, root.output_nr) if isinstance(root, Tensor) else (root[0], root[1])
         waiting.append((node, output, False))
-    seen: set[tuple[Any, bool]] = set()
+    seen: dict[tuple[Any, bool], None] = {}
+    made: dict[Any, None] = {}
     while waiting and len(seen) < _MOST_NODES:
         node, output, beyond = waiting.pop()
         if node is None:
@@ -82,14 +86,16 @@ def reading(number: int, places: Collection[str], own: Collection[int]) -> Readi
         place = node.metadata.get(_KEY, {}).get((number, output))
         if place is not None:
             (fed if beyond else read).add(place)
+            made[node] = None
             continue
         if (node, beyond) in seen:
             continue
-        seen.add((node, beyond))
-        beyond = beyond or name_of(node).startswith(_PRODUCTS)
+        seen[node, beyond] = None
+        beyond = beyond or name_of(node).startswith(PRODUCTS)
         beyond = beyond or any(_is_foreign_weight(parent, own) for parent, _ in node.next_functions)
         waiting.extend((parent, index, beyond) for parent, index in node.next_functions)
-    return Reading(frozenset(read), frozenset(fed - read))
+    operations = [*(node for node, beyond in seen if not beyond), *made]
+    return Reading(frozenset(read), frozenset(fed - read)), operations
 
 
 def weights_behind(outputs: Iterable[Tensor], inputs: Iterable[Tensor]) -> list[Tensor]:
@@ -126,7 +132,7 @@ def _is_foreign_weight(node: Any, own: Collection[int]) -> bool:
         variable = getattr(node, "variable", None)
         if isinstance(variable, Tensor):
             return variable.ndim > 1 and id(variable) not in own
-        if len(node.next_functions) != 1 or not name_of(node).startswith(_VIEWS):
+        if len(node.next_functions) != 1 or not name_of(node).startswith(VIEWS):
             return False
         node = node.next_functions[0][0]
     return False
@@ -166,12 +172,12 @@ def function_of(tensor: Tensor, through: Sequence[str] = ()) -> str | None:
         if node is None:
             return None
         name = name_of(node)
-        if name in _FUNCTIONS:
-            return _FUNCTIONS[name]
+        if name in FUNCTIONS:
+            return FUNCTIONS[name]
         parents = [parent for parent, _ in node.next_functions if parent is not None]
         if through and parents and name.startswith(_NORMS):
             parents = parents[:1]  # the others are its weight and bias
-        elif len(parents) != 1 or not name.startswith((*_VIEWS, *through)) or _multiplies(node):
+        elif len(parents) != 1 or not name.startswith((*VIEWS, *through)) or _multiplies(node):
             return None
         node = parents[0]
     return None

@@ -15,6 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from ignite_act.collect.attention import sharpness
 from ignite_act.collect.graphs import Reading, function_of, mark, reading
 from ignite_act.collect.layers import find_layers
+from ignite_act.collect.misuse import NONE, Misuse, misuse
 from ignite_act.collect.names import clean
 from ignite_act.collect.passes import ModelCall, PassCollector, Place, is_sample
 from ignite_act.collect.torch_internals import backward_number, is_distributed, why_unreadable, without_functions
@@ -42,6 +43,7 @@ class _Head:
         likelihoods: axis -> what the gradients say of the loss.
         function, producer: the activation function that made it, and the module it was called in.
         read, fed: backwards whose loss read it, and backwards in which other layers read it first.
+        misuse: what the loss does with it that it should not.
     """
 
     seen: list[Tensor] = field(default_factory=list)
@@ -51,6 +53,7 @@ class _Head:
     producer: str = ""
     read: int = 0
     fed: int = 0
+    misuse: Misuse = NONE
 
     def loss(self) -> tuple[dict[str, Any], int]:
         """What is known of the loss, and the axis of the classes that it goes with."""
@@ -82,6 +85,7 @@ class _Head:
             "producer": self.producer,
             "backwards": max((item.steps for item in self.likelihoods.values()), default=0),
             **loss,
+            **self.misuse._asdict(),
         }
 
     def merge(self, other: _Head) -> None:
@@ -102,13 +106,15 @@ class _Head:
             "seen": [seen.cpu().clone() for seen in self.seen],
             "units": list(self.units),
             "likelihoods": {axis: item.state_dict() for axis, item in self.likelihoods.items()},
+            "misuse": tuple(self.misuse),
         }
 
     @classmethod
     def restored(cls, state: Mapping[str, Any]) -> _Head:
         """From its ``state``."""
         likelihoods = {axis: Likelihood(**item) for axis, item in state["likelihoods"].items()}
-        return cls(**{**state, "seen": list(state["seen"]), "units": list(state["units"]), "likelihoods": likelihoods})
+        lists = {"seen": list(state["seen"]), "units": list(state["units"])}
+        return cls(**{**state, **lists, "likelihoods": likelihoods, "misuse": Misuse(*state["misuse"])})
 
 
 class _Look:
@@ -117,14 +123,15 @@ class _Look:
     def __init__(self, outputs: Mapping[str, Tensor]) -> None:
         self.places = tuple(outputs)
         self.number = mark(outputs)
-        self._reading: tuple[int, Reading] | None = None
+        self._known: tuple[int, Reading, Misuse] | None = None
 
-    def reading(self, own: Iterable[nn.Parameter]) -> Reading:
-        """Which outputs the loss of the running backward reads."""
+    def reading(self, own: Iterable[nn.Parameter]) -> tuple[Reading, Misuse]:
+        """Which outputs the loss of the running backward reads, and what it does with them that it should not."""
         backward = backward_number()
-        if self._reading is None or self._reading[0] != backward:
-            self._reading = backward, reading(self.number, self.places, {id(parameter) for parameter in own})
-        return self._reading[1]
+        if self._known is None or self._known[0] != backward:
+            found, operations = reading(self.number, self.places, {id(parameter) for parameter in own})
+            self._known = backward, found, misuse(operations)
+        return self._known[1:]
 
 
 class OutputCollector(PassCollector):
@@ -155,6 +162,8 @@ class OutputCollector(PassCollector):
       and a mean over the samples; ``accuracy``: share of right answers in them; ``majority``: share of the largest
       class; ``entropy_within``: mean entropy of the targets of a step, far below ``entropy``, that of all, if they are
       sorted;
+    - ``applies_again``, ``takes_logarithms_of``, ``pairs``: what the loss does with the output that it should not, see
+      `collect.misuse`;
     - ``blocked``: share of the outputs that are exactly 0 and that the loss wants below;
     - if the loss is a mean squared error: ``squared_loss``, of the first step looked at, ``target_variance``, which is
       the loss of a constant prediction, ``target_variance_maximised``, the same if it is maximised, and ``beyond``, the
@@ -236,13 +245,15 @@ class OutputCollector(PassCollector):
 
     def after_backward(self, look: _Look, place: str, rows: Mapping[int, Tensor], gradient: Tensor) -> None:
         """Takes in the gradient of an output, whose rows are given for each axis that may be that of the units."""
-        head, found = self._heads.get(place), look.reading(self.model.parameters())
+        head = self._heads.get(place)
         if head is None:
             return
+        found, wrong = look.reading(self.model.parameters())
         head.fed += place in found.fed
         if place not in found.read:
             return
         head.read += 1
+        head.misuse = wrong
         reach = _REACH.get(head.function, (-math.inf, math.inf))
         for axis, values in rows.items():
             known = head.likelihoods.setdefault(axis, Likelihood(values.shape[1]))

@@ -75,6 +75,12 @@ def is_saving_elsewhere() -> bool:
     return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
 
 
+def shape_of(node: Any) -> tuple[int, ...]:
+    """The shape of the first result of a node of the graph; ``()`` where it cannot be told."""
+    results = getattr(node, "_input_metadata", ()) if node is not None else ()
+    return tuple(results[0].shape) if results else ()
+
+
 def attention_of(node: Any) -> Tensor | None:
     """The weights with which a node of the graph mixes values, ``(..., queries, keys)``: of a few samples and queries.
 

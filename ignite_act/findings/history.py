@@ -253,8 +253,8 @@ class History:
         """
         if self.progress is None or self.progress > self.thresholds.stalled:
             return False
-        if self.constant_loss is None and not self.validation_losses:
-            return False
+        if self.constant_loss is None and (not self.validation_losses or self.improving):
+            return False  # how low a loss can get that is not known, nobody knows
         return self.accuracy_gain is None or self.accuracy_gain < 2 * self.thresholds.chance
 
     @property
@@ -272,6 +272,14 @@ class History:
             return self.progress is not None
         before = History(self.reports[:-1], self.thresholds) if len(self.reports) > 1 else None
         return self.progress > self.thresholds.stalled and before is not None and before.learning
+
+    @functools.cached_property
+    def improving(self) -> bool:
+        """Whether the validation loss fell in each of the last epochs: what is learned holds for other samples."""
+        values = [value for _, value in self.validation_losses[-self.thresholds.patience :]]
+        falls = all(after < before for before, after in itertools.pairwise(values))
+        least = self.thresholds.improving * abs(values[0]) if values else 0.0
+        return len(values) == self.thresholds.patience and falls and values[0] - values[-1] > least
 
     @property
     def falling(self) -> bool:

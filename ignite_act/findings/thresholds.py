@@ -52,6 +52,7 @@ class Thresholds:
             loss from epoch to epoch over its mean.
         sorted_targets: entropy of the targets within a step over that of all.
         chance: accuracy above that of a constant prediction that is no more than chance.
+        improving: share of the validation loss by which it falls within the patience, where it goes on falling.
         patience: epochs over which a trend must hold.
     """
 
@@ -87,4 +88,5 @@ class Thresholds:
     oscillation: float = 0.25
     sorted_targets: float = 0.5
     chance: float = 0.05
+    improving: float = 0.01
     patience: int = 3

@@ -210,9 +210,11 @@ def labels_mismatch(history: History) -> Iterator[Finding]:
 def _one_target(history: History) -> list[Finding]:
     """Targets that are the same for all samples of a step, by a shape that is broadcast, or of all steps."""
     rows = [report.output for report in history.reports if report.output and report.output["backwards"] > 1]
-    if not rows or not history.one_forward_a_step:
+    if any(head["pairs"] for head in history.heads):
+        quantity, value = "share of the steps in which every output meets every target", 1.0
+    elif not rows or not history.one_forward_a_step:
         return []
-    if all(row.get("one_target") for row in rows):
+    elif all(row.get("one_target") for row in rows):
         quantity, value = "share of the steps in which all samples have the same target", 1.0
     elif rows[-1]["majority"] == 1.0 and rows[-1]["units"] > 1 and (rows[-1]["mean_loss"] or 1.0) < _SOLVED:
         quantity, value = "share of the samples that have the same class", 1.0
@@ -240,6 +242,8 @@ def _unlearnable(history: History) -> Iterator[Finding]:
     t, train, validation = history.thresholds, history.train_losses, history.validation_losses
     constant = history.constant_loss
     if history.progress is None or not train or not validation or not history.from_the_start or history.is_sorted:
+        return
+    if history.improving:
         return
     trained = dict(train).get(validation[-1][0], train[-1][1])  # in the same epoch
     by_heart = (

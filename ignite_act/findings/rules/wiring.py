@@ -251,7 +251,8 @@ def output_probabilities(history: History) -> Iterator[Finding]:
         yield from _probabilities(history, row)
     row = history.last.output
     takes_logarithms = bool(row) and row["loss_applies"] == "nothing" and row["units"] > 1 and history.is_linear
-    if takes_logarithms and not row["logarithms"]:
+    taken = next((own["takes_logarithms_of"] for own in history.heads if own["takes_logarithms_of"]), "")
+    if taken or (takes_logarithms and not row["logarithms"]):
         yield finding(
             history,
             "output_probabilities",
@@ -259,9 +260,10 @@ def output_probabilities(history: History) -> Iterator[Finding]:
             "share of outputs that are log-probabilities, which the loss expects",
             0.0,
             "all",
-            "put a log_softmax at the end of the network, or use CrossEntropyLoss, which expects logits",
+            "put a log_softmax before the loss, or use CrossEntropyLoss, which expects logits",
             layer=row["producer"] or row["function"] or None,
             since=history.first.epoch,
+            taken=taken or row["function"],
         )
 
 
@@ -271,10 +273,12 @@ def _is_doubtful(history: History, row: Row) -> bool:
 
 
 def _probabilities(history: History, row: Row) -> Iterator[Finding]:
-    applies, function = row.get("loss_applies"), row.get("function")
-    if _is_doubtful(history, row):
+    applies, function = row["loss_applies"], row["function"]
+    if row["applies_again"]:
+        applies, doubled = row["applies_again"], True
+    elif _is_doubtful(history, row):
         return
-    if applies == "softmax":
+    elif applies == "softmax":
         doubled = row["units"] > 1 and row["probabilities"] > 0.99
     elif applies == "sigmoid":
         doubled = function in ("sigmoid", "softmax", "hardsigmoid") and row["probabilities"] > 0.99
@@ -287,12 +291,14 @@ def _probabilities(history: History, row: Row) -> Iterator[Finding]:
             "output_probabilities",
             by_harm(history, mistake=True),
             f"share of outputs that are probabilities before the loss applies a {applies}",
-            row["probabilities"],
+            1.0 if row["applies_again"] else row["probabilities"],
             0.99,
-            f"leave out the {function or applies} at the end of the network: the loss expects logits",
+            f"leave out the {function or applies} before the loss: it expects logits",
             "or take a loss of probabilities: NLLLoss of log-probabilities, BCELoss",
             layer=row["producer"] or function or None,
-            since=history.since(lambda report: report.output.get("probabilities", 0) > 0.99),
+            since=history.since(lambda report: report.output.get("probabilities", 0) > 0.99)
+            if not row["applies_again"]
+            else history.first.epoch,
             source="UMLAUT (Schoop et al., CHI 2021)",
         )
 

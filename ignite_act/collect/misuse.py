@@ -1,0 +1,104 @@
+"""What a loss does with outputs that it was not made for, as the graph of autograd shows it: no number decides.
+
+The outputs' gradient tells what a usual loss is, but not what became of it behind another function. The graph holds the
+operations themselves, be they in the model or in the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from ignite_act.collect.graphs import FUNCTIONS, PRODUCTS, VIEWS, name_of
+from ignite_act.collect.torch_internals import shape_of
+
+_AGAIN = {
+    "LogSoftmax": ("Softmax",),
+    "Softmax": ("Softmax",),
+    "BinaryCrossEntropyWithLogits": ("Softmax", "Sigmoid", "Hardsigmoid"),
+    "Sigmoid": ("Sigmoid", "Hardsigmoid"),
+}
+"""Operation -> those after which it is one too many."""
+_APPLIES = {"BinaryCrossEntropyWithLogits": "sigmoid", "Sigmoid": "sigmoid"}
+_OF_LOGARITHMS = ("NllLoss", "CtcLoss")
+_LOGARITHMS = ("log_softmax", "logsigmoid")
+_COMPARING = ("MseLoss", "SmoothL1Loss", "HuberLoss")
+_COMBINING = ("Sub", "Rsub", "Add")
+_BETWEEN = 6
+
+
+class Misuse(NamedTuple):
+    """What a loss does with an output.
+
+    Attributes:
+        applies_again: ``"softmax"`` or ``"sigmoid"`` if the loss applies it to what such a function made already.
+        takes_logarithms_of: what made the values that the loss takes for logarithms of probabilities, if they are none:
+            the name of a function, ``"layer"``, or "".
+        pairs: whether a column of outputs ``(N, 1)`` is broadcast against a row ``(N,)`` of constants.
+    """
+
+    applies_again: str = ""
+    takes_logarithms_of: str = ""
+    pairs: bool = False
+
+
+NONE = Misuse()
+"""Nothing is wrong, as far as the graph shows."""
+
+
+def misuse(nodes: Iterable[Any]) -> Misuse:
+    """What the operations between some outputs and their loss do that they should not.
+
+    Args:
+        nodes: of the graph, from the loss to the operations that made the outputs.
+    """
+    again, logarithms, pairs = "", "", False
+    for node in nodes:
+        name = name_of(node)
+        if name in _AGAIN and _maker_of(node) in _AGAIN[name]:
+            again = again or _APPLIES.get(name, "softmax")
+        if name.startswith(_OF_LOGARITHMS):
+            logarithms = logarithms or _no_logarithm(_maker_of(node))
+        pairs = pairs or _is_of_pairs(node)
+    return Misuse(again, logarithms, pairs)
+
+
+def _maker_of(node: Any) -> str:
+    """The operation that made what an operation works on, seen through changes of shape."""
+    for _ in range(_BETWEEN):
+        node = node.next_functions[0][0] if node.next_functions else None
+        if node is None or not name_of(node).startswith(VIEWS):
+            break
+    return "" if node is None else name_of(node)
+
+
+def _no_logarithm(maker: str) -> str:
+    """The function that made values that are no logarithms, or ``"layer"``; "" where they may be."""
+    function = FUNCTIONS.get(maker, "")
+    if function and function not in _LOGARITHMS:
+        return function
+    return "layer" if maker.startswith(PRODUCTS) else ""
+
+
+def _is_of_pairs(node: Any) -> bool:
+    """Whether outputs ``(N, 1)`` meet constants ``(N,)``, or the other way round, which makes ``(N, N)`` of them."""
+    shape, name, parents = shape_of(node), name_of(node), [parent for parent, _ in node.next_functions]
+    if name in _COMPARING:  # torch's own losses expand both to the same shape
+        return bool(parents) and name_of(parents[0]) == "Expand" and _is_square_of(shape_of(parents[0]), parents[0])
+    if name not in _COMBINING:
+        return False
+    return all(parent is None or _is_square_of(shape, parent) or _is_weighted(shape, parent) for parent in parents)
+
+
+def _is_weighted(shape: tuple[int, ...], node: Any) -> bool:
+    """Whether a node multiplies outputs with constants, as in ``target * rate``."""
+    parents = [parent for parent, _ in node.next_functions]
+    return name_of(node) == "Mul" and all(parent is None or _is_square_of(shape, parent) for parent in parents)
+
+
+def _is_square_of(shape: tuple[int, ...], node: Any) -> bool:
+    """Whether a shape is ``(N, N)`` and a node's result ``(N, 1)`` or ``(N,)``, possibly expanded."""
+    if name_of(node) == "Expand":
+        node = node.next_functions[0][0]
+    own = shape_of(node)
+    return len(shape) == 2 and shape[0] == shape[1] > 1 and own in ((shape[0], 1), (shape[0],))
