@@ -23,6 +23,8 @@ _APPLIES = {"BinaryCrossEntropyWithLogits": "sigmoid", "Sigmoid": "sigmoid"}
 _OF_LOGARITHMS = ("NllLoss", "CtcLoss")
 _LOGARITHMS = ("log_softmax", "logsigmoid")
 _COMPARING = ("MseLoss", "SmoothL1Loss", "HuberLoss")
+_LIKELY = ("NllLoss", "CtcLoss", "BinaryCrossEntropy", "Log", "Softplus", "Xlogy")
+"""What a likelihood is made of: a logarithm, mostly."""
 _COMBINING = ("Sub", "Rsub", "Add")
 _BETWEEN = 6
 
@@ -34,11 +36,13 @@ class Misuse(NamedTuple):
         applies_again: ``"softmax"`` or ``"sigmoid"`` if the loss applies it to what such a function made already.
         takes_logarithms_of: what made the values that the loss takes for logarithms of probabilities, if they are none:
             the name of a function, ``"layer"``, or "".
+        distance: whether it is a distance between outputs and targets, and no likelihood.
         pairs: whether a column of outputs ``(N, 1)`` is broadcast against a row ``(N,)`` of constants.
     """
 
     applies_again: str = ""
     takes_logarithms_of: str = ""
+    distance: bool = False
     pairs: bool = False
 
 
@@ -52,15 +56,17 @@ def misuse(nodes: Iterable[Any]) -> Misuse:
     Args:
         nodes: of the graph, from the loss to the operations that made the outputs.
     """
-    again, logarithms, pairs = "", "", False
+    again, logarithms, pairs, names = "", "", False, set()
     for node in nodes:
         name = name_of(node)
+        names.add(name)
         if name in _AGAIN and _maker_of(node) in _AGAIN[name]:
             again = again or _APPLIES.get(name, "softmax")
         if name.startswith(_OF_LOGARITHMS):
             logarithms = logarithms or _no_logarithm(_maker_of(node))
         pairs = pairs or _is_of_pairs(node)
-    return Misuse(again, logarithms, pairs)
+    distance = any(name in _COMPARING for name in names) and not any(name.startswith(_LIKELY) for name in names)
+    return Misuse(again, logarithms, distance, pairs)
 
 
 def _maker_of(node: Any) -> str:

@@ -10,26 +10,36 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from ignite_act.collect.attention import sharpness
 from ignite_act.collect.graphs import Reading, function_of, mark, reading
+from ignite_act.collect.latents import information
 from ignite_act.collect.layers import find_layers
 from ignite_act.collect.misuse import NONE, Misuse, misuse
 from ignite_act.collect.names import clean
 from ignite_act.collect.passes import ModelCall, PassCollector, Place, is_sample
 from ignite_act.collect.torch_internals import backward_number, is_distributed, why_unreadable, without_functions
 from ignite_act.guard import guarded
+from ignite_act.stats.guesses import TINY
 from ignite_act.stats.likelihood import Likelihood, as_rows
 
 ROW = "output"
 _KEEPING = ("NativeDropout", "Mul", "MaxPool", "AvgPool", "AdaptiveAvgPool", "AdaptiveMaxPool", "Mean")
 """What may stand between a softmax and a layer that it feeds (in attention a product with the values does)."""
+_EVEN = 1e-3
 _INF = math.inf
 _REACH = {
     "softmax": (0.0, 1.0), "sigmoid": (0.0, 1.0), "hardsigmoid": (0.0, 1.0), "tanh": (-1.0, 1.0),
     "hardtanh": (-1.0, 1.0), "relu": (0.0, _INF), "softplus": (0.0, _INF), "log_softmax": (-_INF, 0.0),
     "logsigmoid": (-_INF, 0.0),
+}  # fmt: skip
+
+_NO_LIKELIHOOD = {
+    "loss_applies": "unknown",
+    **dict.fromkeys(("maximised", "constant_loss", "first_loss", "mean_loss", "accuracy", "majority", "entropy",
+                     "entropy_within")),
 }  # fmt: skip
 
 
@@ -71,8 +81,10 @@ class _Head:
         kept = [seen for seen in self.seen if seen.shape == self.seen[-1].shape]
         seen = torch.stack([item.cpu() for item in kept])  # (forwards, axes, numbers)
         loss, axis = self.loss()
+        if self.misuse.distance:
+            loss = loss | _NO_LIKELIHOOD
         index = 1 if axis == 1 and seen.shape[1] > 1 else 0
-        low, high, variation, scale, probabilities = seen[:, index].unbind(1)
+        low, high, variation, scale, probabilities, spread, uneven = seen[:, index].unbind(1)
         return {
             "units": self.units[min(index, len(self.units) - 1)],
             "forwards": len(kept),
@@ -81,6 +93,8 @@ class _Head:
             "variation": float(variation.max()),
             "scale": float(scale.max()),
             "probabilities": float(probabilities.mean()),
+            "spread": float(spread.max()),
+            "unit_norm": bool((uneven < _EVEN).all()),
             "function": self.function,
             "producer": self.producer,
             "backwards": max((item.steps for item in self.likelihoods.values()), default=0),
@@ -148,10 +162,13 @@ class OutputCollector(PassCollector):
     - ``units``, ``forwards`` (looked at), ``min``, ``max``;
     - ``variation``: largest standard deviation of a unit over the samples of a forward, and ``scale``, the largest
       absolute value;
+    - ``spread``: variance of the rows over their mean square, and ``unit_norm``, whether all rows have the same norm;
     - ``probabilities``: share of the rows that are not negative and add up to 1 (of one unit: between 0 and 1);
     - ``function``, ``producer``: the activation function that made the output and the module it was called in, or "";
     - ``hidden_softmax``: the softmax that fed a layer, or ""; ``dropout``, ``dropout_layer``: the largest rate of a
       dropout module of the model, and its name;
+    - ``latents``: layer -> nats that the drawn values which it is given tell of their sample, see `collect.latents`;
+      ``normed``: batch norm module -> the most values of a channel that it took a mean over;
     - ``attention``: layer -> share of the queries that it makes, in the first forward, whose attention gives all but
       1 % to one key;
     - ``backwards``: how many gradients were seen; ``loss_applies``: ``"softmax"``, ``"sigmoid"``, ``"nothing"`` (a
@@ -162,7 +179,7 @@ class OutputCollector(PassCollector):
       and a mean over the samples; ``accuracy``: share of right answers in them; ``majority``: share of the largest
       class; ``entropy_within``: mean entropy of the targets of a step, far below ``entropy``, that of all, if they are
       sorted;
-    - ``applies_again``, ``takes_logarithms_of``, ``pairs``: what the loss does with the output that it should not, see
+    - ``applies_again``, ``takes_logarithms_of``, ``distance``, ``pairs``: what the loss does with the output, see
       `collect.misuse`;
     - ``blocked``: share of the outputs that are exactly 0 and that the loss wants below;
     - if the loss is a mean squared error: ``squared_loss``, of the first step looked at, ``target_variance``, which is
@@ -177,6 +194,9 @@ class OutputCollector(PassCollector):
     _heads: dict[str, _Head]
     _scalars: list[str]  # outputs of no dimension
     _attention: dict[str, Tensor]  # of the first forward
+    _latents: dict[str, Tensor]  # layer -> nats that the drawn values it is given tell of the sample
+    _norms: set[str]  # the batch norm modules that are training
+    _normed: dict[str, int]  # of those: values of a channel that a mean was taken over
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__(model)
@@ -187,6 +207,9 @@ class OutputCollector(PassCollector):
         self._made, self._softmax = {}, ""
         self._forwards += 1
         self._looking = is_sample(self._forwards)
+        if self._looking:
+            self._norms = {clean(name) for name, m in self.model.named_modules()
+                           if isinstance(m, _BatchNorm) and m.training}  # fmt: skip
         return self._looking
 
     def after_layer(self, place: Place, given: Tensor | None, result: Tensor) -> None:
@@ -194,13 +217,21 @@ class OutputCollector(PassCollector):
         if not self._looking:
             return
         self._made[id(result)] = (place.name, weakref.ref(result))
-        if given is not None and function_of(given, through=_KEEPING) == "softmax":
+        if given is None:
+            return
+        if function_of(given, through=_KEEPING) == "softmax":
             self._hidden_softmax = self._softmax or "softmax"
+        with guarded(self, "values that are drawn"), torch.no_grad():
+            nats = information(given)
+            if nats is not None:
+                self._latents[place.name] = nats
 
     def after_part(self, name: str, given: Tensor | None, result: Tensor) -> None:
         """Remembers which module made a tensor."""
         if self._looking:
             self._made[id(result)] = (name, weakref.ref(result))
+            if name in self._norms and given is not None and given.ndim > 1:
+                self._normed[name] = max(self._normed.get(name, 0), given.numel() // given.shape[1])
             if result is not given and type(result.grad_fn).__name__.startswith("Softmax"):
                 self._softmax = name
 
@@ -276,6 +307,9 @@ class OutputCollector(PassCollector):
         self._scalars = []
         self._hidden_softmax = self._softmax = ""
         self._attention = {}
+        self._latents = {}
+        self._norms = set()
+        self._normed = {}
 
     def _numbers(self) -> dict[str, dict[str, Any]]:
         heads = {place: head for place, head in self._heads.items() if head.seen}
@@ -293,6 +327,8 @@ class OutputCollector(PassCollector):
                 "dropout": float(rate),
                 "dropout_layer": clean(dropout),
                 "heads": others,
+                "latents": {clean(name): float(nats) for name, nats in self._latents.items()},
+                "normed": dict(self._normed),
                 "attention": {clean(name): float(share) for name, share in self._attention.items()},
             }
         }
@@ -318,6 +354,8 @@ class OutputCollector(PassCollector):
             "scalars": list(self._scalars),
             "hidden_softmax": self._hidden_softmax,
             "attention": {name: share.cpu().clone() for name, share in self._attention.items()},
+            "latents": {name: nats.cpu().clone() for name, nats in self._latents.items()},
+            "normed": dict(self._normed),
             "kind": self._kind,
         }
 
@@ -327,6 +365,8 @@ class OutputCollector(PassCollector):
         self._scalars = list(state["scalars"])
         self._hidden_softmax = str(state["hidden_softmax"])
         self._attention = dict(state["attention"])
+        self._latents = dict(state["latents"])
+        self._normed = dict(state["normed"])
         self._kind = int(state["kind"])
 
     def _unite(self, states: Sequence[Mapping[str, Any]]) -> None:
@@ -354,14 +394,18 @@ class _Backward:
 
 
 def _numbers_of(rows: Tensor) -> Tensor:
-    """Lowest, highest, variation, scale and share of probability vectors of outputs ``(rows, units)``: ``(5,)``."""
+    """Of outputs ``(rows, units)``: lowest, highest, variation, scale, share of probability vectors, spread over all
+    units and how uneven the norms of the rows are: ``(7,)``."""
     low, high = torch.aminmax(rows)
     if rows.shape[1] > 1:
         probable = ((rows.sum(1) - 1).abs() < 1e-3) & (rows >= 0).all(1)
     else:
         probable = ((rows >= 0) & (rows <= 1))[:, 0]
     variation = rows.std(0, correction=0).amax() if len(rows) > 1 else torch.full_like(low, math.nan)
-    return torch.stack([low, high, variation, torch.maximum(-low, high), probable.float().mean()])
+    square = rows.square().sum(1)
+    spread = rows.var(0, correction=0).sum() / square.mean().clamp(min=TINY)
+    uneven = (square - square.mean()).abs().amax() / square.mean().clamp(min=TINY)
+    return torch.stack([low, high, variation, torch.maximum(-low, high), probable.float().mean(), spread, uneven])
 
 
 def _certainty(loss: Mapping[str, Any]) -> int:

@@ -57,6 +57,7 @@ class SignalCollector(PassCollector):
     _input: Distribution
     _backward: BackwardSignal
     _origins: dict[str, Origin]
+    _others: dict[str, Tensor]  # inputs beside the data -> their largest absolute value in the first forward
     _behind: str  # the layer that was called last, and what has been called since
     _parts: list[tuple[str, weakref.ref[Tensor] | None, weakref.ref[Tensor]]]
 
@@ -98,6 +99,9 @@ class SignalCollector(PassCollector):
             self.skip("input", "no tensor went into the model")
         elif given.is_floating_point() and not why_unreadable(given):
             self._read(INPUT, given)
+            if not self._others:
+                self._others = {place: largest(local_part(tensor.detach())) for place, tensor in call.inputs.items()
+                                if tensor is not given and _is_number(tensor)}  # fmt: skip
             if is_sample(self._forwards):
                 self._input.follow(given.device)
                 self._input.update(local_part(given))
@@ -195,6 +199,7 @@ class SignalCollector(PassCollector):
         self._forwards = 0
         self._iteration = 1
         self._input = Distribution()
+        self._others = {}
         self._tokens = False
         self._following = False  # whether the forward under way is looked at on its way back, too
         self._backward = BackwardSignal()
@@ -222,7 +227,13 @@ class SignalCollector(PassCollector):
         }
         if INPUT in rows:
             given = self._input.compute()
-            rows[INPUT] |= {"mean": given["mean"], "std": given["std"], "continuous": not self._tokens}
+            others = {place: float(value) for place, value in self._others.items()}
+            rows[INPUT] |= {
+                "mean": given["mean"],
+                "std": given["std"],
+                "continuous": not self._tokens,
+                "others": others,
+            }
         order = (INPUT, *(name for name in rows if name not in (INPUT, OUTPUT)), OUTPUT)
         return {name: rows[name] for name in order if name in rows}
 
@@ -243,6 +254,7 @@ class SignalCollector(PassCollector):
             "first": self._first.cpu().clone() if self._first is not None else None,
             "forwards": self._forwards,
             "input": self._input.state_dict(),
+            "others": {place: value.cpu().clone() for place, value in self._others.items()},
             "tokens": self._tokens,
             "backward": self._backward.state_dict(),
             "origins": dict(self._origins),
@@ -275,6 +287,7 @@ class SignalCollector(PassCollector):
         self._first = state["first"]
         self._forwards = int(state["forwards"])
         self._input = Distribution.from_state_dict(state["input"])
+        self._others = dict(state["others"])
         self._tokens = bool(state["tokens"])
         self._backward = BackwardSignal.united([state["backward"]])
         self._origins = dict(state["origins"])
@@ -286,6 +299,10 @@ def _is_broken(tensor: Tensor) -> bool:
     if why_unreadable(tensor) or not (tensor.is_floating_point() or tensor.is_complex()):
         return False
     return not bool(local_part(tensor).detach().isfinite().all())
+
+
+def _is_number(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() and tensor.numel() > 0 and not why_unreadable(tensor)
 
 
 def _data_among(inputs: Mapping[str, Tensor]) -> Tensor | None:

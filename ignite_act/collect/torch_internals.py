@@ -81,6 +81,12 @@ def shape_of(node: Any) -> tuple[int, ...]:
     return tuple(results[0].shape) if results else ()
 
 
+def saved_tensor(node: Any, name: str) -> Tensor | None:
+    """What a node of the graph has saved under a name, before its backward; None if it has not."""
+    value = getattr(node, f"_saved_{name}", None)
+    return value if isinstance(value, Tensor) else None
+
+
 def attention_of(node: Any) -> Tensor | None:
     """The weights with which a node of the graph mixes values, ``(..., queries, keys)``: of a few samples and queries.
 

@@ -114,10 +114,13 @@ class History:
         return [(own, other) for own, other in pairs if finite(own) and finite(other) and other]
 
     @property
-    def one_forward_a_step(self) -> bool:
-        """Whether the layers are called as often as there are steps; a discriminator is called more often."""
+    def forwards_a_step(self) -> float:
+        """How often the layers are called for each step: a ranking calls twice, a discriminator three times.
+
+        0 where it is not known.
+        """
         calls = min((row["calls"] for name, row in self.last.signal.items() if name != INPUT), default=0)
-        return 0 < calls <= 1.5 * self.last.loss.get("steps", 0)
+        return calls / steps if (steps := self.last.loss.get("steps", 0)) else 0.0
 
     @functools.cached_property
     def inner_constant(self) -> float | None:
@@ -272,6 +275,12 @@ class History:
             return self.progress is not None
         before = History(self.reports[:-1], self.thresholds) if len(self.reports) > 1 else None
         return self.progress > self.thresholds.stalled and before is not None and before.learning
+
+    @property
+    def worsened(self) -> bool:
+        """Whether the training loss is clearly higher than it was."""
+        values = [value for _, value in self.train_losses]
+        return bool(values) and values[-1] > min(values) + self.thresholds.stalled * abs(min(values))
 
     @functools.cached_property
     def improving(self) -> bool:

@@ -8,7 +8,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from ignite_act.findings.judging import judge
+from ignite_act.findings.history import History
+from ignite_act.findings.judging import in_order, judge
 from ignite_act.findings.thresholds import Thresholds
 from ignite_act.report import EpochReport, Finding
 
@@ -72,6 +73,9 @@ class Journal:
             known = self._standing.get(key)
             since = min(finding.since_epoch, known.since_epoch) if known is not None else finding.since_epoch
             now.setdefault(key, dataclasses.replace(finding, since_epoch=since))
+        if History(self._reports, self.thresholds).stalled:  # a cause is not over while its harm lasts
+            lasting = {key: own for key, own in self._standing.items() if own.severity == "error" and key not in now}
+            now = {(own.kind, own.layer): own for own in in_order([*now.values(), *lasting.values()])}
         over = {
             key: dataclasses.replace(finding, cleared_epoch=epoch)
             for key, finding in self._standing.items()

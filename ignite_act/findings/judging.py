@@ -14,6 +14,8 @@ from ignite_act.report import EpochReport, Finding
 
 logger = logging.getLogger(__name__)
 
+_SEVERITIES = ("error", "warning", "info")
+_AT_ONCE = "from the beginning"
 _ORDER = {kind: place for place, kind in enumerate(KINDS)}
 
 
@@ -43,8 +45,13 @@ def judge(
     if sound:
         others = [kind for kind in RULES if kind != "nonfinite"]
         found += _apply(others, History(sound, thresholds, ended and len(sound) == len(reports)), owner)
-    steps = next((finding for finding in found if finding.kind == "update_too_large"), None)
-    return tuple(sorted(_without_repetitions(found), key=lambda finding: _rank(finding, steps)))
+    return in_order(found)
+
+
+def in_order(found: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Those that do most harm first, the cause before its consequences."""
+    kept = _without_repetitions(found)
+    return tuple(sorted(kept, key=lambda finding: _rank(finding, kept)))
 
 
 def _apply(kinds: Iterable[str], history: History, owner: Owner) -> list[Finding]:
@@ -78,7 +85,7 @@ class _Nobody:
             logger.warning("%s failed: %s", what, reason)
 
 
-def _without_repetitions(found: list[Finding]) -> list[Finding]:
+def _without_repetitions(found: Sequence[Finding]) -> list[Finding]:
     """Leaves the labels alone where anything else explains that nothing is learned."""
     serious = {finding.kind for finding in found if finding.severity != "info" or _explains(finding)}
     explained = bool(serious - {"labels_mismatch", "plateau"})
@@ -96,13 +103,15 @@ def _explains(finding: Finding) -> bool:
     )
 
 
-def _rank(finding: Finding, steps: Finding | None) -> tuple[bool, float, int]:
-    """What sorts findings: those that do harm first, causes before consequences.
+def _rank(finding: Finding, found: Sequence[Finding]) -> tuple[int, float, int]:
+    """What sorts findings: those that do most harm first, causes before consequences.
 
     Args:
         finding: one of them.
-        steps: that steps were too large, if that was found.
+        found: all of them.
     """
+    steps = next((other for other in found if other.kind == "update_too_large"), None)
+    saturated = any(other.kind == "saturated_units" and other.evidence["when"] == _AT_ONCE for other in found)
     place = float(_ORDER[finding.kind])
     killed = steps is not None and finding.since_epoch >= steps.since_epoch
     if finding.kind == "dead_units" and finding.evidence["value"] == 1 and not killed:  # nothing behind it can work
@@ -119,9 +128,18 @@ def _rank(finding: Finding, steps: Finding | None) -> tuple[bool, float, int]:
     if finding.kind == "vanishing_gradient" and fall < limit:  # at once: what is constant passes nothing back
         place = _ORDER["constant_output"] + 0.5
     if finding.kind == "over_regularised" and finding.layer is not None:  # a dropout that leaves nothing
-        place = _ORDER["oscillation"] - 0.5
+        place = _ORDER["exploding"] - 0.5
+    if finding.kind == "oscillation" and finding.evidence.get("sorted"):
+        place = _ORDER["loss_rising"] + 0.6
     if finding.kind == "labels_mismatch" and finding.evidence.get("all_alike"):
         place = _ORDER["loss_rising"] + 0.5
-    if finding.kind == "exploding" and finding.evidence["when"] == "during training":
-        place = _ORDER["update_too_large"] + 0.5
-    return finding.severity == "info", place, finding.since_epoch
+    if finding.kind == "exploding":
+        when = finding.evidence["when"]
+        if when == "during training" or (when == "on the way back" and steps is not None):
+            place = _ORDER["update_too_large"] + 0.5
+        elif when == "on the way back" and saturated:
+            place = _ORDER["saturated_units"] + 0.5
+    severity = _SEVERITIES.index(finding.severity)
+    if finding is steps:  # no less than what comes of them
+        severity = min([severity, *(_SEVERITIES.index(other.severity) for other in found if other.kind == "exploding")])
+    return severity, place, finding.since_epoch

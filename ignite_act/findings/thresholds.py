@@ -44,6 +44,10 @@ class Thresholds:
         nearly_constant: the same, of a network that does no better than a constant prediction.
         collapsed_output: the same, where the loss is not known.
         target_scale: standard deviation of the targets over that of the first outputs, where nothing is learned.
+        grown_outputs: largest output over that of the first forward, where the loss falls.
+        collapsed_spread: variance of outputs of the same norm over their mean square; healthy embeddings have 0.1 to 1.
+        latent_nats: information of drawn latents about their sample; healthy autoencoders have more than 1.
+        few_values: values of a channel that batch norm takes a mean over: of two, only the sign is left.
         overfit_rise: validation loss over its minimum.
         overfit_gap: training accuracy minus validation accuracy that is enough without a rise; with one, half of it.
         underfit_gap: validation accuracy minus training accuracy; a third of it while the training loss is at chance.
@@ -81,6 +85,10 @@ class Thresholds:
     nearly_constant: float = 1e-2
     collapsed_output: float = 2e-3
     target_scale: float = 30.0
+    grown_outputs: float = 300.0
+    collapsed_spread: float = 0.01
+    latent_nats: float = 0.1
+    few_values: int = 4
     overfit_rise: float = 1.15
     overfit_gap: float = 0.12
     underfit_gap: float = 0.36
@@ -88,5 +96,5 @@ class Thresholds:
     oscillation: float = 0.25
     sorted_targets: float = 0.5
     chance: float = 0.05
-    improving: float = 0.01
+    improving: float = 0.02
     patience: int = 3

@@ -48,13 +48,14 @@ def healthy(epoch: int) -> Numbers:
             for name in LAYERS
         },
         "signal": {
-            "input": {**signal, "mean": 0.1, "std": 1.0, "continuous": True},
+            "input": {**signal, "mean": 0.1, "std": 1.0, "continuous": True, "others": {}},
             **{name: {**signal, "backward": 0.1} for name in LAYERS},
             "output": dict(signal),
         },
         "output": {
             "units": 10, "forwards": 6, "min": -3.0, "max": 4.0, "variation": 1.0, "scale": 4.0, "probabilities": 0.0,
-            "function": "", "producer": "fc3", "hidden_softmax": "", "attention": {},
+            "function": "", "producer": "fc3", "hidden_softmax": "", "attention": {}, "latents": {}, "normed": {},
+            "spread": 0.9, "unit_norm": False,
             "dropout": 0.5, "dropout_layer": "drop",
             "backwards": 6, "loss_applies": "softmax",
             "maximised": False, "constant_loss": CONSTANT, "first_loss": loss if epoch > 1 else CONSTANT,
@@ -63,7 +64,7 @@ def healthy(epoch: int) -> Numbers:
             "blocked": 0.0, "squared_loss": 7.0,
             "target_variance": 0.3, "target_variance_maximised": 0.3, "beyond": 0.0,
             "linear_loss": 3.0, "logarithms": False, "one_target": False,
-            "applies_again": "", "takes_logarithms_of": "", "pairs": False,
+            "applies_again": "", "takes_logarithms_of": "", "distance": False, "pairs": False,
         },
         "loss": {
             "steps": 40, "first": CONSTANT if epoch == 1 else loss, "last": loss, "mean": loss, "min": 0.9 * loss,

@@ -22,6 +22,8 @@ _FAR = 0.8
 """With so much progress a swinging loss does no harm worth a word."""
 _SOLVED = 0.1
 """Mean loss in nats of a network that has found out that all samples have the same class."""
+_ONE, _RANKING = 1.5, 2.5
+"""Calls of a layer for each step of a network that is called once, or for two samples that are compared."""
 _MEMORY = 0.4
 """Correlation of neighbouring values (lag 1) beyond that of independent batches ..."""
 _DEVIATIONS = 3.0
@@ -42,6 +44,23 @@ def oscillation(history: History) -> Iterator[Finding]:
             "shuffle the training samples",
             since=history.first.epoch,
             source="Bengio 2012, Practical recommendations, section 3",
+            sorted=True,
+        )
+        return
+    normed = history.last.output.get("normed")
+    if normed and max(normed.values()) < history.thresholds.few_values:
+        layer = next(iter(normed))
+        yield finding(
+            history,
+            "oscillation",
+            by_harm(history, mistake=True),
+            "values of a channel that batch norm takes its mean over",
+            normed[layer],
+            history.thresholds.few_values,
+            "take larger batches, or a norm that does not mix samples (LayerNorm, GroupNorm)",
+            layer=layer,
+            since=history.first.epoch,
+            source="Wu and He 2018, Group Normalization",
         )
         return
     level = history.reference
@@ -110,7 +129,7 @@ def overfitting(history: History) -> Iterator[Finding]:
         return
     best_epoch, best = min(validation, key=lambda pair: (pair[1], pair[0]))
     (epoch, now), (_, fitted) = validation[-1], train[-1]
-    if now <= 0 or fitted > now / 2 or history.stalled:
+    if now <= 0 or fitted > now / 2 or history.stalled or (history.constant_loss is None and _by_heart(history)):
         return
     gap, settled = _gap(history), epoch - best_epoch >= t.patience
     rises = settled and now > t.overfit_rise * best and (gap is None or gap > t.overfit_gap / 2)
@@ -151,16 +170,17 @@ def over_regularised(history: History) -> Iterator[Finding]:
     rate = row.get("dropout") or 0.0
     if rate >= t.dropout and history.progress is not None and history.progress < 0.5:
         quantity, value, threshold, layer = "dropout rate", rate, t.dropout, row["dropout_layer"]
-        since = history.first.epoch
+        since, severity = history.first.epoch, by_harm(history, mistake=True)
     elif (found := _lags_behind(history)) is not None:
         quantity, layer = "validation accuracy minus training accuracy", None
         since, value, threshold = found
+        severity = "warning"
     else:
         return
     yield finding(
         history,
         "over_regularised",
-        "warning",
+        severity,
         quantity,
         value,
         threshold,
@@ -212,7 +232,7 @@ def _one_target(history: History) -> list[Finding]:
     rows = [report.output for report in history.reports if report.output and report.output["backwards"] > 1]
     if any(head["pairs"] for head in history.heads):
         quantity, value = "share of the steps in which every output meets every target", 1.0
-    elif not rows or not history.one_forward_a_step:
+    elif not rows or not 0 < history.forwards_a_step <= _ONE:
         return []
     elif all(row.get("one_target") for row in rows):
         quantity, value = "share of the steps in which all samples have the same target", 1.0
@@ -245,13 +265,7 @@ def _unlearnable(history: History) -> Iterator[Finding]:
         return
     if history.improving:
         return
-    trained = dict(train).get(validation[-1][0], train[-1][1])  # in the same epoch
-    by_heart = (
-        constant is not None
-        and len(validation) > t.patience
-        and min(value for _, value in validation) > 0.97 * constant
-        and trained < 0.98 * min(train[0][1], constant)
-    )
+    by_heart = _by_heart(history)
     accuracies = [value for _, value in history.scores("accuracy", "validation")]
     if accuracies and history.chance is not None and max(accuracies) > history.chance + 4 * t.chance:
         return
@@ -264,17 +278,45 @@ def _unlearnable(history: History) -> Iterator[Finding]:
     yield finding(
         history,
         "labels_mismatch",
-        "error" if by_heart or _only_training(history) else "warning",
+        "error" if constant and (by_heart or _only_training(history)) else "warning",
         "share of the constant prediction's loss that was learned away"
         if hardly
         else "lowest validation loss over that of a constant prediction",
-        learned if hardly or not constant else min(value for _, value in validation) / constant,
+        learned if hardly else min(value for _, value in validation) / (constant or history.initial_loss or 1.0),
         t.learned if hardly else 0.97,
         "look at some samples with their labels: were they shuffled, sorted or shifted apart?",
         "see that inputs and labels are taken with the same indices; if so, the task is too hard for this network",
         since=history.first.epoch,
         damage="there is nothing to learn that holds for other samples",
     )
+
+
+def _by_heart(history: History) -> bool:
+    """Whether the training samples are learned and validation was never better than without any learning.
+
+    Of a loss that is not known, that is the validation loss in comparison to the first loss, and its own course.
+    """
+    t, train, validation = history.thresholds, history.train_losses, history.validation_losses
+    if len(validation) <= t.patience or not train:
+        return False
+    values, constant = [value for _, value in validation], history.constant_loss
+    trained = dict(train).get(validation[-1][0], train[-1][1])  # in the same epoch
+    if constant is not None:
+        return min(values) > 0.97 * constant and trained < 0.98 * min(train[0][1], constant)
+    start, accuracies = history.initial_loss, [value for _, value in history.scores("accuracy", "validation")]
+    if (
+        not 0 < history.forwards_a_step < _RANKING
+        or not start
+        or start <= 0
+        or (accuracies and _gains(accuracies, t.chance))
+    ):
+        return False
+    fell = trained < (1 - t.learned) * train[0][1]
+    return fell and min(values) > 0.97 * start and values[-1] > min(values) * (1 + t.stalled)
+
+
+def _gains(accuracies: list[float], least: float) -> bool:
+    return max(accuracies) - accuracies[0] > least
 
 
 def _only_training(history: History) -> bool:

@@ -21,10 +21,14 @@ def input_scale(history: History) -> Iterator[Finding]:
     mean, std, peak = row["mean"], row["std"], row["first_max_abs"]
     after = next((r["first_max_abs"] for name, r in history.first.signal.items() if name not in (INPUT, OUTPUT)), peak)
     shown = finite(after) and after > t.input_std / 2  # otherwise the network scales them itself
-    if (std > t.input_std or peak > t.input_max) and shown:
+    if (std > t.input_std / (2 if history.stalled else 1) or peak > t.input_max) and shown:
         quantity, value, threshold = "standard deviation of the inputs", std, t.input_std
         if std <= t.input_std:
             quantity, value, threshold = "largest absolute input", peak, t.input_max
+    elif (other := max(row["others"], key=lambda place: row["others"][place], default="")) and (
+        row["others"][other] > t.input_max and shown
+    ):
+        quantity, value, threshold = f"largest absolute value of the input {other}", row["others"][other], t.input_max
     elif abs(mean) > max(t.input_offset * std, t.input_offset / 5) and shown:
         quantity, value, threshold = (
             "mean of the inputs over their deviation",
@@ -59,6 +63,7 @@ def initial_loss(history: History) -> Iterator[Finding]:
     """
     if history.is_squared and history.stalled:
         yield from _far_targets(history)
+    yield from _grown_outputs(history)
     start, constant = history.first.output.get("first_loss"), history.inner_constant
     if history.is_squared or not finite(start):
         start, constant = history.initial_loss, history.constant_loss
@@ -86,12 +91,34 @@ def initial_loss(history: History) -> Iterator[Finding]:
     )
 
 
+def _grown_outputs(history: History) -> Iterator[Finding]:
+    """Of a loss that is not known, the outputs tell how far the targets are: they have grown to reach them."""
+    t, first = history.thresholds, history.first.signal.get(OUTPUT, {}).get("first_max_abs")
+    if not history.from_the_start or history.constant_loss is not None or history.is_squared or not finite(first):
+        return
+    scale = history.last.output.get("scale")
+    if not first or not finite(scale) or (history.progress or 0.0) <= 0 or scale < t.grown_outputs * max(first, 1.0):
+        return
+    yield finding(
+        history,
+        "initial_loss",
+        by_harm(history),
+        "largest output over that of the first forward",
+        scale / first,
+        t.grown_outputs,
+        "standardise the targets: subtract their mean, divide by their standard deviation",
+        layer=history.output_layer,
+        since=history.first.epoch,
+        source="LeCun, Bottou, Orr and Müller 1998, for inputs",
+    )
+
+
 def _far_targets(history: History) -> Iterator[Finding]:
     row = history.first.output
     spread, own = row["target_variance"] ** 0.5, row["variation"]
     if not history.from_the_start or not finite(own) or own <= history.thresholds.nearly_constant * row["scale"]:
         return  # a constant output is another matter
-    if spread < history.thresholds.target_scale * own:
+    if spread < max(history.thresholds.target_scale * own, history.thresholds.input_std):
         return
     yield finding(
         history,

@@ -12,6 +12,12 @@ from ignite_act.report import EpochReport, Finding
 
 _HOLDS = 10.0
 """What has vanished stands until it is so many times stronger, while nothing is learned: else it would come and go."""
+_FALLEN = 0.1
+"""Learning rate over its start by which a schedule has lowered it, if the steps become small."""
+_MUCH_LEFT = 0.5
+"""With more progress than this a schedule may well end the learning."""
+_REPLACES = 1.0
+"""Update ratio of a step that leaves nothing of a weight."""
 _AS_WEAK = 10.0
 """Among layers whose signals differ by less than this factor, the first one is named."""
 
@@ -26,10 +32,14 @@ def update_too_large(history: History) -> Iterator[Finding]:
     early = [(report, ratios) for report in _early(history) if (ratios := _of_the_start(history, report))]
     large = [(report, ratios) for report, ratios in early if _median(ratios) > t.update_large]
     lasting = len(large) > 2 and len(large) == len(early) and not history.falling
-    if not large or history.is_sorted or history.progress is None or history.progress > (0.5 if lasting else t.learned):
+    if not large or history.is_sorted:
         return
-    worse = history.progress < -t.much_worse
-    if not (lasting or history.stalled or worse):
+    if history.progress is None:  # of a loss that is not known, only steps that replace the weights are judged
+        worse, lasting = False, _median(large[0][1]) > _REPLACES
+    else:
+        worse = history.progress < -t.much_worse
+    bears_it = history.progress is not None and history.progress > (0.5 if lasting else t.learned)
+    if bears_it or not (lasting or history.stalled or worse):
         return
     report, ratios = large[0]
     worst = max(ratios, key=lambda name: ratios[name])
@@ -52,15 +62,18 @@ def update_too_large(history: History) -> Iterator[Finding]:
 def update_too_small(history: History) -> Iterator[Finding]:
     """Steps that hardly change any weight, while the loss hardly moves."""
     t = history.thresholds
-    if history.progress is None or history.learning or (len(history.reports) < 2 and not history.ended):
+    if history.progress is None or (len(history.reports) < 2 and not history.ended):
         return  # a warm-up begins small
+    if history.learning:
+        yield from _stopped_by_its_schedule(history)
+        return
     if all(row["learning_rate"] == 0 for row in history.last.updates.values() if row["steps"]):
         return  # see `never_updated`
     if any(_median(_of_the_start(history, report)) > t.update_large for report in _early(history)):
         return  # they were too large and have broken something
     early = [ratio for report in _early(history) for ratio in _ratios(report, "ratio").values() if ratio > 0]
-    late = list(_ratios(history.last, "ratio").values())
-    ratios = min(early, late, key=lambda group: max(group, default=1.0))
+    late = list(_ratios(history.last, "ratio").values()) if _rate_over_start(history, history.last) < _FALLEN else []
+    ratios = min((group for group in (early, late) if group), key=max, default=[])
     limit = t.update_small_stalled if history.stalled and _stands_still(history) else t.update_small
     if not ratios or max(ratios) >= limit or not history.gradients(history.last):
         return
@@ -76,6 +89,41 @@ def update_too_small(history: History) -> Iterator[Finding]:
         since=history.since(lambda report: max(_ratios(report, "ratio").values(), default=1.0) < limit),
         source="Karpathy, CS231n notes; healthy runs began at 6e-4 to 6e-2 (ours)",
     )
+
+
+def _stopped_by_its_schedule(history: History) -> Iterator[Finding]:
+    """A learning rate that has sunk to next to nothing for a third of the training, and much is left to learn."""
+    t, rows = history.thresholds, history.reports
+    still = history.streak(
+        lambda report: (
+            _rate_over_start(history, report) < _FALLEN
+            and 0 < max(_ratios(report, "ratio").values(), default=0.0) < t.update_small
+        )
+    )
+    if len(still) < 2 or 3 * len(still) < len(rows) or (history.progress or 0.0) > _MUCH_LEFT:
+        return
+    yield finding(
+        history,
+        "update_too_small",
+        "warning",
+        "largest update ratio of a layer",
+        max(_ratios(history.last, "ratio").values()),
+        t.update_small,
+        "let the learning rate sink more slowly: count whether the schedule steps once a batch or once an epoch",
+        since=still[0].epoch,
+        damage="the schedule has ended the learning",
+        source="Karpathy, CS231n notes; healthy runs began at 6e-4 to 6e-2 (ours)",
+    )
+
+
+def _rate_over_start(history: History, report: EpochReport) -> float:
+    """The learning rate over that of the first report, the largest of all layers; 1 where it is not known."""
+    shares = [
+        row["learning_rate"] / start
+        for name, row in report.updates.items()
+        if row["learning_rate"] is not None and (start := history.first.updates.get(name, {}).get("learning_rate"))
+    ]
+    return max(shares, default=1.0)
 
 
 def _stands_still(history: History) -> bool:

@@ -4,6 +4,7 @@ not belong together, layers that say the same."""
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections.abc import Iterator
 
@@ -12,6 +13,8 @@ from ignite_act.findings.rule import by_harm, finding, harm
 from ignite_act.report import EpochReport, Finding, Severity
 
 _NOT_CALLED = ("no activation function was called in the model's forwards", "it was not called in this window")
+_NO_WIDER = 1.1
+"""How much wider than at its start a point of vectors may become and still count as one."""
 _BLOCKED = 0.02
 """Share of the outputs that are exactly 0 and that the loss wants below 0: of targets that are not negative, none."""
 
@@ -40,7 +43,7 @@ def never_updated(history: History) -> Iterator[Finding]:
         0.0,
         0.0,
         *advice,
-        layer=still[0] if stepped else None,
+        layer=still[0] if stepped or len(still) == 1 else None,
         since=history.since(lambda report: all(_stays(report, name, stepped=stepped) for name in still)),
         layers=still,
     )
@@ -88,10 +91,11 @@ def no_gradient(history: History) -> Iterator[Finding]:
     if used:
         missing = [name for name in used if not updates[name]["present"]]
         everything = set(used) >= set(stepped)
+        aside = all(_is_side_branch(history, name) for name in used)  # all the others have a gradient
         yield finding(
             history,
             "no_gradient",
-            _severity_of_none(history, missing=bool(missing), everything=everything),
+            "warning" if aside else _severity_of_none(history, missing=bool(missing), everything=everything),
             "gradient of a trainable weight",
             "None" if missing else 0.0,
             "other than 0",
@@ -109,6 +113,7 @@ def no_gradient(history: History) -> Iterator[Finding]:
         (frozen, "frozen: requires_grad is False"),
         (unused, "no forward was seen to call it"),
         (idle, "called, but the loss does not depend on it"),
+        (_lost(history), "has a gradient so small that every step is lost in rounding"),
     ):
         if names and not used:
             yield finding(
@@ -131,6 +136,18 @@ def _severity_of_none(history: History, *, missing: bool, everything: bool) -> S
     if everything and (missing or history.at_chance) and not history.learning:
         return "error"
     return by_harm(history) if missing or everything or history.stalled else "info"
+
+
+def _lost(history: History) -> list[str]:
+    """The layers with a gradient and a learning rate that stayed as they are while others moved."""
+    rows = {name: history.last.updates[name] for name in history.layers if name in history.last.updates}
+    if not any(row["moved"] for row in rows.values()):
+        return []
+    return [
+        name
+        for name, row in rows.items()
+        if row["trainable"] and row["owned"] and row["nonzero"] and row["learning_rate"] and row["moved"] is False
+    ]
 
 
 def _comes_before(history: History, name: str, other: str | None) -> bool:
@@ -188,9 +205,8 @@ def _is_uncleared(report: EpochReport, name: str) -> bool:
 def loss_rising(history: History) -> Iterator[Finding]:
     """The loss is maximised: its gradient at the outputs points away from the targets, or it only ever rises."""
     t = history.thresholds
-    rows = [row for row in history.last.updates.values() if row["steps"]]
-    against = sum(row["against"] for row in rows) / max(sum(row["steps"] for row in rows), 1)
-    seen = sum(row["steps"] for row in rows) >= 2 * len(rows) > 0
+    shares = [share for report in history.reports if (share := _against(report)) is not None]
+    against, seen = min(shares, default=0.0), bool(shares)  # momentum may carry on for a while, but not from the start
     maximised = history.maximised
     if history.learning or (maximised and seen and against > 0.9):  # the one is made up for by the other
         return
@@ -214,6 +230,13 @@ def loss_rising(history: History) -> Iterator[Finding]:
         since=history.first.epoch,
         damage="the network learns the opposite",
     )
+
+
+def _against(report: EpochReport) -> float | None:
+    """Share of the steps that went along the gradient; None if there were too few."""
+    rows = [row for row in report.updates.values() if row["steps"]]
+    steps = sum(row["steps"] for row in rows)
+    return sum(row["against"] for row in rows) / steps if steps >= 2 * len(rows) > 0 else None
 
 
 def _rise(history: History, patience: int) -> float | None:
@@ -310,13 +333,15 @@ def output_activation(history: History) -> Iterator[Finding]:
 
 
 def _cut_off(history: History, row: Row) -> Iterator[Finding]:
-    if not row or any(_probabilities(history, row)) or row["function"] in ("log_softmax", "softmax"):
+    if not row or any(_probabilities(history, row)) or row["function"] == "log_softmax":
+        return
+    if row["function"] == "softmax" and not row["distance"]:
         return
     function, logits = row["function"], row["loss_applies"] in ("softmax", "sigmoid")
     logits = logits and not _is_doubtful(history, row)
     logits = logits and not history.is_squared
-    blocked = row["min"] == 0.0 and (row["blocked"] or 0.0) > _BLOCKED
-    beyond = bool(function) and history.is_squared and row["beyond"] > _BLOCKED
+    blocked = row["min"] == 0.0 and (row["blocked"] or 0.0) > _BLOCKED and bool(function or row["max"])
+    beyond = bool(function) and (history.is_squared or row["distance"]) and (row["beyond"] or 0.0) > _BLOCKED
     if not blocked and not beyond and not (logits and function):
         return
     threshold: float | str = _BLOCKED
@@ -376,15 +401,14 @@ def constant_output(history: History) -> Iterator[Finding]:
     """
     row = history.last.output
     if not _is_constant(history, history.last):
+        yield from _collapsed_latents(history)
         return
     one_unit = row["units"] == 1 and row["function"] == "softmax"
     yield finding(
         history,
         "constant_output",
         by_harm(history, mistake=row["loss_applies"] in (None, "unknown")),
-        "standard deviation of the output over the samples, over its size",
-        row["variation"] / row["scale"] if row["scale"] else 0.0,
-        _constant_limit(history, row),
+        *_variation(history, row),
         "a softmax over one unit is always 1: take a sigmoid, or two units"
         if one_unit
         else "look for what the input is lost in: dead or saturated layers, weights of 0, a wrong axis",
@@ -394,11 +418,56 @@ def constant_output(history: History) -> Iterator[Finding]:
     )
 
 
+def _variation(history: History, row: Row) -> tuple[str, float, float]:
+    """What shows that the output is constant: quantity, value and threshold."""
+    limit, value = _constant_limit(history, row), row["variation"] / row["scale"] if row["scale"] else 0.0
+    if value > limit:
+        return (
+            "variance of the output vectors over their mean square",
+            row["spread"],
+            history.thresholds.collapsed_spread,
+        )
+    return "standard deviation of the output over the samples, over its size", value, limit
+
+
 def _is_constant(history: History, report: EpochReport) -> bool:
     row = report.output
     if not row or not finite(row["variation"]) or row["forwards"] < 2:
         return False
+    if _is_point(history, report):
+        return True
     return bool(row["variation"] <= _constant_limit(history, row) * row["scale"])
+
+
+def _is_point(history: History, report: EpochReport) -> bool:
+    """Whether vectors of the same norm point all the same way, and do so no less than in the beginning."""
+    row, start = report.output, history.first.output
+    if not row["unit_norm"] or row["units"] < 3 or (report is history.first and not history.ended) or not start:
+        return False
+    return bool(row["spread"] < min(history.thresholds.collapsed_spread, start["spread"] * _NO_WIDER))
+
+
+def _collapsed_latents(history: History) -> Iterator[Finding]:
+    """Values drawn inside of the network whose mean does not depend on the sample: what is read from them is noise."""
+    t = history.thresholds
+    rows = [report.output.get("latents", {}) for report in history.reports[-t.patience :]]
+    asleep = [name for name in rows[-1] if all(own.get(name, math.inf) < t.latent_nats for own in rows)]
+    if not asleep or len(rows) < t.patience:
+        return
+    yield finding(
+        history,
+        "constant_output",
+        by_harm(history, mistake=True),
+        "information of the latents about their sample, nats",
+        rows[-1][asleep[0]],
+        t.latent_nats,
+        "weigh the divergence from the prior less, or let its weight grow from 0 (KL annealing, free bits)",
+        "see that both terms of the loss are sums, or both means, over the same values",
+        layer=asleep[0],
+        since=history.since(lambda report: report.output.get("latents", {}).get(asleep[0], math.inf) < t.latent_nats),
+        damage="the latents carry nothing (posterior collapse)",
+        source="Bowman et al. 2016 (posterior collapse)",
+    )
 
 
 def _constant_limit(history: History, row: Row) -> float:
@@ -457,14 +526,14 @@ def _equal_at_the_start(history: History, name: str) -> float:
 def weight_collapse(history: History) -> Iterator[Finding]:
     """Weights have shrunk to next to nothing while the network does not learn: decay is too strong."""
     fallen = [name for name in history.layers if _has_collapsed(history, history.last, name)]
-    if not fallen or history.learning:
+    if not fallen or (history.learning and not history.worsened):
         return
     shares = {name: history.last.updates[name]["weight"] / _start(history, name) for name in fallen}
     worst = min(shares, key=lambda name: shares[name])
     yield finding(
         history,
         "weight_collapse",
-        by_harm(history),
+        by_harm(history, mistake=True),
         "mean absolute weight over its start",
         shares[worst],
         history.thresholds.collapsed,
