@@ -12,7 +12,8 @@ from ignite_act.collect.torch_internals import backward_roots, is_saving_elsewhe
 
 _KEY = "ignite_act"
 _MOST_NODES = 20_000
-VIEWS = ("View", "Squeeze", "Unsqueeze", "Reshape", "Transpose", "Permute", "Slice", "Select", "ToCopy", "Alias", "T")
+_VIEWS = ("View", "Squeeze", "Unsqueeze", "Reshape", "Transpose", "Permute", "Slice", "Select", "ToCopy", "Alias",
+          "Clone")  # fmt: skip
 _NORMS = ("NativeBatchNorm", "CudnnBatchNorm", "NativeLayerNorm", "NativeGroupNorm")
 PRODUCTS = ("Mm", "Addmm", "Bmm", "Baddbmm", "Addbmm", "Mv", "Addmv", "Linear", "Convolution", "CudnnConvolution",
              "MkldnnConvolution", "MkldnnLinear", "ScaledDotProduct", "CudnnRnn", "Cdist", "EuclideanDist")  # fmt: skip
@@ -132,7 +133,7 @@ def _is_foreign_weight(node: Any, own: Collection[int]) -> bool:
         variable = getattr(node, "variable", None)
         if isinstance(variable, Tensor):
             return variable.ndim > 1 and id(variable) not in own
-        if len(node.next_functions) != 1 or not name_of(node).startswith(VIEWS):
+        if len(node.next_functions) != 1 or not is_view(name_of(node)):
             return False
         node = node.next_functions[0][0]
     return False
@@ -141,6 +142,11 @@ def _is_foreign_weight(node: Any, own: Collection[int]) -> bool:
 def name_of(node: Any) -> str:
     """The operation of a node: ``"Relu"`` for ``ReluBackward0``."""
     return type(node).__name__.partition("Backward")[0].lstrip("_").removeprefix("Unsafe")
+
+
+def is_view(name: str) -> bool:
+    """Whether an operation only changes the shape or the type."""
+    return name == "T" or name.startswith(_VIEWS)
 
 
 def _multiplies(node: Any) -> bool:
@@ -177,7 +183,7 @@ def function_of(tensor: Tensor, through: Sequence[str] = ()) -> str | None:
         parents = [parent for parent, _ in node.next_functions if parent is not None]
         if through and parents and name.startswith(_NORMS):
             parents = parents[:1]  # the others are its weight and bias
-        elif len(parents) != 1 or not name.startswith((*VIEWS, *through)) or _multiplies(node):
+        elif len(parents) != 1 or not (is_view(name) or name.startswith(tuple(through))) or _multiplies(node):
             return None
         node = parents[0]
     return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from ignite_act.collect.graphs import FUNCTIONS, PRODUCTS, VIEWS, name_of
+from ignite_act.collect.graphs import FUNCTIONS, PRODUCTS, is_view, name_of
 from ignite_act.collect.torch_internals import shape_of
 
 _AGAIN = {
@@ -73,7 +73,7 @@ def _maker_of(node: Any) -> str:
     """The operation that made what an operation works on, seen through changes of shape."""
     for _ in range(_BETWEEN):
         node = node.next_functions[0][0] if node.next_functions else None
-        if node is None or not name_of(node).startswith(VIEWS):
+        if node is None or not is_view(name_of(node)):
             break
     return "" if node is None else name_of(node)
 

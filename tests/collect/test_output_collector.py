@@ -20,6 +20,13 @@ from ignite_act.testing import FunctionalMLP, ResidualCNN, Transformer, TupleLST
 Loss = Callable[[Any, Tensor], Tensor]
 
 
+class Normed(nn.Module):
+    """Vectors of length 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.normalize(x, dim=1)
+
+
 def mlp(*last: nn.Module, units: int = 3) -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, units), *last)
@@ -58,6 +65,31 @@ def test_a_constant_output_has_no_variation() -> None:
     row = watched(model, F.cross_entropy, batches(2))
     assert (row["variation"], row["scale"], row["min"]) == (0.0, 7.0, 7.0)
     assert math.isnan(watched(mlp(), F.cross_entropy, batches(1, size=1))["variation"])
+
+
+@pytest.mark.parametrize("normed", [True, False])
+def test_spread_and_norm_equal_their_twin(normed: bool) -> None:
+    """Vectors of one length are told from others, and how far they point apart."""
+    model, data = mlp(units=8), batches(2, size=32)
+    wrapped = nn.Sequential(model, Normed()) if normed else model
+    row = watched(wrapped, lambda z, y: z.square().sum(), data)
+    with torch.no_grad():
+        outputs = [wrapped(x) for x, _ in data]
+    twins = [sum(((z - z.mean(0)) ** 2).sum(1)) / sum((z**2).sum(1)) for z in outputs]
+    assert row["spread"] == pytest.approx(float(max(twins)), rel=1e-4)
+    assert row["unit_norm"] is normed
+
+
+def test_values_behind_the_means_of_batch_norm() -> None:
+    """Samples times pixels, the most of any forward; none in evaluation mode."""
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(16, 3), nn.BatchNorm1d(3))
+    with OutputCollector(model) as collector:
+        for size in (2, 6):
+            model(torch.randn(size, 1, 4, 4)).sum().backward()
+        assert collector.finish()["output"]["normed"] == {"1": 24, "4": 6}
+        model[4].eval()
+        model(torch.randn(5, 1, 4, 4)).sum().backward()
+        assert collector.finish()["output"]["normed"] == {"1": 20}
 
 
 def test_what_the_loss_tells_equals_its_twin() -> None:

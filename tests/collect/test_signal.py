@@ -118,7 +118,7 @@ def test_the_largest_value_may_be_negative() -> None:
         "input": {
             "first_max_abs": 5.0, "mean_abs": 2.5, "max_abs": 5.0, "calls": 1, "nonfinite": 0,
             "first_nonfinite_iteration": None, "backward": None, "origin": None, "mean": 0.0, "std": 3.0,
-            "continuous": True, "partial": False,
+            "continuous": True, "others": {}, "partial": False,
         },
         "Linear": {
             "first_max_abs": 9.0, "mean_abs": 7.0, "max_abs": 9.0, "calls": 1, "nonfinite": 0,
@@ -163,6 +163,25 @@ def test_tokens_are_no_signal() -> None:
     assert next(iter(rows)) == "embedding"
     assert list(rows)[-1] == "output"
     assert rows["embedding"]["max_abs"] <= model.embedding.weight.abs().max().item()
+
+
+def test_inputs_beside_the_data() -> None:
+    """Their largest value in the first forward; whole numbers and masks are something else."""
+
+    class Timed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(5, 2)
+
+        def forward(self, x: Tensor, time: Tensor, step: Tensor, mask: Tensor) -> Tensor:
+            return self.layer(torch.cat([x, time[:, None]], 1) * mask)
+
+    with SignalCollector(model := Timed()) as collector:
+        for scale in (1000.0, 1.0):
+            time = scale * torch.linspace(-1, 0.5, 8)
+            model(torch.randn(8, 4), time, step=torch.arange(8), mask=torch.ones(8, 5) > 0).sum().backward()
+        others = collector.finish()["input"]["others"]
+    assert list(others.values()) == [1000.0]
 
 
 def test_layers_are_modules_that_own_a_weight() -> None:

@@ -105,6 +105,20 @@ def test_cleared_and_back_again() -> None:
     assert [(item.since_epoch, item.cleared_epoch) for item in journal.all] == [(6, None)]
 
 
+def test_a_cause_is_not_over_while_its_harm_lasts() -> None:
+    """A number may fall back; the error stands, in its place, until the network learns."""
+
+    def learned(numbers: Numbers) -> None:
+        if numbers["epoch"] < 4:
+            stalled(numbers)
+
+    reports, journal = made_up_run(learned, dead(1.0, 1, 2), epochs=5), Journal()
+    kinds = [[(item.kind, item.cleared_epoch) for item in journal.add(report)] for report in reports]
+    assert [row[0] for row in kinds[:3]] == [("dead_units", None)] * 3
+    assert ("dead_units", 4) in kinds[3]
+    assert not any(item.kind == "dead_units" for item in judge(reports[:3]))
+
+
 def test_what_stands_comes_before_what_is_over() -> None:
     """Of several sites each has its own life; those that were cleared come last, everywhere."""
     journal = Journal()

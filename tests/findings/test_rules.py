@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 import pytest
-from made_up_reports import CONSTANT, LAYERS, SITES, Change, Numbers, made_up_run, stalled
+from made_up_reports import CONSTANT, LAYERS, SITES, Change, Numbers, healthy, made_up_run, stalled
 
 from ignite_act.findings import KINDS, Finding, Thresholds, judge
 from ignite_act.findings.history import History
@@ -463,6 +463,140 @@ def test_nll_of_what_is_no_logarithm() -> None:
     first = change("loss", first=CONSTANT)
     assert found_with("output_probabilities", stalled, first, linear).severity == "error"
     assert found_with("output_probabilities", linear, first, change("output", logarithms=True)) is None
+
+
+@pytest.mark.parametrize(
+    ("kind", "fact"),
+    [
+        ("output_probabilities", {"applies_again": "softmax"}),
+        ("output_probabilities", {"takes_logarithms_of": "layer"}),
+        ("labels_mismatch", {"pairs": True}),
+    ],
+)
+def test_what_the_graph_shows_of_the_loss_needs_no_number(kind: str, fact: dict[str, object]) -> None:
+    """A mistake, and no alarm as long as the loss is sound."""
+    unknown = change("output", loss_applies="unknown", maximised=None, constant_loss=None)
+    finding = found_with(kind, unknown, change("output", **fact))
+    assert finding is not None
+    assert finding.severity == "warning"
+    assert found_with(kind, unknown) is None
+
+
+def test_one_too_many_in_one_of_several_heads() -> None:
+    """Each output that the loss reads is judged."""
+    head = {**healthy(5)["output"], "applies_again": "sigmoid", "producer": "tags"}
+    assert found_with("output_probabilities", change("output", heads={"1": head})).layer == "tags"
+
+
+def test_a_distance_to_targets_that_a_function_cannot_reach() -> None:
+    """Of a robust loss the outputs' gradient tells on which side the targets lie."""
+    beyond = change("output", function="softmax", producer="out", loss_applies="unknown", beyond=0.5)
+    assert found_with("output_activation", beyond) is None
+    assert found_with("output_activation", beyond, change("output", distance=True)).layer == "out"
+
+
+def test_an_output_that_is_never_anything_but_0_is_cut_by_no_function() -> None:
+    """Weights of 0 do that; a network whose outputs are cut has others, or a function that is known."""
+    cut = change("output", min=0.0, blocked=0.3)
+    assert found_with("output_activation", cut) is not None
+    assert found_with("output_activation", cut, change("output", max=0.0)) is None
+    assert found_with("output_activation", cut, change("output", max=0.0, function="relu")) is not None
+
+
+def test_a_validation_loss_that_goes_on_falling_is_learning() -> None:
+    """Then neither the labels nor the network are blamed, however little it is; it is once the loss stays."""
+    slow = losses([2.33, 2.31, 2.3, 2.29, 2.28], [2.6, 2.5, 2.4, 2.38, 2.32])
+    flat = losses([2.33, 2.31, 2.3, 2.29, 2.28], [2.6, 2.5, 2.4, 2.4, 2.4])
+    unknown = change("output", constant_loss=None, loss_applies="unknown", first_loss=None, mean_loss=None)
+    at_chance = accuracies([0.1] * 5, [0.1] * 5)
+    for course, kinds in ((slow, set()), (flat, {"labels_mismatch", "plateau"})):
+        reports = made_up_run(stalled, course, unknown, at_chance)
+        assert {own.kind for own in judge(reports, ended=True)} & {"labels_mismatch", "plateau"} == kinds
+
+
+def test_samples_learned_by_heart_under_a_loss_that_is_not_known() -> None:
+    """Validation never was better than without any learning; where it was, that is overfitting."""
+    unknown = change("output", constant_loss=None, loss_applies="unknown", first_loss=None, mean_loss=None)
+    train = [2.3, 2.0, 1.5, 0.9, 0.4]
+    kinds = {
+        values[0]: {
+            own.kind for own in judge(made_up_run(unknown, losses(train, values), accuracies([0.5] * 5, [0.1] * 5)))
+        }
+        for values in ([2.31, 2.4, 2.6, 2.9, 3.3], [1.9, 1.8, 2.2, 2.7, 3.3])
+    }
+    assert "labels_mismatch" in kinds[2.31] - kinds[1.9]
+    assert "overfitting" in kinds[1.9] - kinds[2.31]
+
+
+def test_a_schedule_that_has_ended_the_learning() -> None:
+    """Its rate is next to nothing for a third of the run, and much is left to learn."""
+    partly = losses([2.2, 1.9, 1.8, 1.8, 1.8])
+    sunk = since(3, change("updates", "*", ratio=1e-6, learning_rate=1e-6))
+    assert found_with("update_too_small", partly, sunk) is not None
+    assert found_with("update_too_small", losses([2.0, 0.5, 0.4, 0.4, 0.4]), sunk) is None
+    assert found_with("update_too_small", partly, since(3, change("updates", "*", ratio=1e-6))) is None
+
+
+def test_weights_that_shrink_while_the_loss_rises_again() -> None:
+    """What was learned before does not excuse them."""
+    small = since(4, change("updates", "*", weight=1e-4))
+    assert found_with("weight_collapse", small, losses([2.2, 1.8, 1.7, 1.7, 1.65])) is None
+    assert found_with("weight_collapse", small, losses([2.2, 1.8, 1.7, 1.9, 2.0])) is not None
+
+
+def test_momentum_is_no_maximised_loss() -> None:
+    """Steps go along the gradient from the first epoch on, or nothing is said of the sign."""
+    unknown = change("output", maximised=None)
+    uphill = change("updates", "*", steps=10, against=10)
+    assert found_with("loss_rising", stalled, unknown, uphill) is not None
+    assert found_with("loss_rising", stalled, unknown, since(2, uphill)) is None
+
+
+def test_another_input_on_an_unusual_scale() -> None:
+    """The time of a diffusion step in thousands, say, unless the first layer makes up for it."""
+    steps = change("signal", "input", others={"t": 999.0})
+    assert found_with("input_scale", steps, change("signal", "fc1", first_max_abs=100.0)).evidence["value"] == 999.0
+    assert found_with("input_scale", steps, change("signal", "fc1", first_max_abs=1.0)) is None
+
+
+def test_outputs_that_have_to_grow_to_their_targets() -> None:
+    """Prices, under a loss that is not known."""
+    unknown = change("output", constant_loss=None, loss_applies="unknown", first_loss=None, mean_loss=None)
+    course = losses([2.2, 2.1, 2.0, 2.0, 1.9])
+    assert found_with("initial_loss", unknown, course, change("output", scale=1e5)).evidence["value"] > 1e4
+    assert found_with("initial_loss", unknown, course, change("output", scale=50.0)) is None
+
+
+def test_batch_norm_on_next_to_no_samples() -> None:
+    """In all of its layers; one behind a mean over the picture is usual."""
+    assert found_with("oscillation", change("output", normed={"bn1": 2, "bn2": 2})).layer == "bn1"
+    assert found_with("oscillation", change("output", normed={"bn1": 512, "pooled": 2})) is None
+
+
+def test_vectors_that_have_become_one_point() -> None:
+    """They have the same length and differ less than at their start."""
+    unknown = change("output", constant_loss=None, loss_applies="unknown", unit_norm=True, units=32)
+    narrow = since(3, change("output", spread=0.004))
+    assert found_with("constant_output", unknown, narrow).severity == "warning"
+    assert found_with("constant_output", unknown, since(3, change("output", spread=0.05))) is None
+    assert found_with("constant_output", unknown, narrow, change("output", unit_norm=False)) is None
+    widening = lambda numbers: numbers["output"].update(spread=0.001 * numbers["epoch"])  # noqa: E731
+    assert found_with("constant_output", unknown, widening) is None
+
+
+def test_latents_that_carry_nothing() -> None:
+    """For as long as a trend must hold: in the beginning they may well be noise."""
+    asleep = change("output", latents={"decode": 0.01})
+    assert found_with("constant_output", asleep).layer == "decode"
+    assert found_with("constant_output", asleep, since(5, change("output", latents={"decode": 1.5}))) is None
+    assert found_with("constant_output", change("output", latents={"decode": 1.5}), since(4, asleep)) is None
+
+
+def test_a_weight_whose_steps_are_lost_in_rounding() -> None:
+    """An expert that the router never asks, say."""
+    lost = change("updates", "fc2", ratio=0.0, moved=False, learning_rate=0.1)
+    finding = found_with("no_gradient", lost)
+    assert (finding.layer, finding.severity) == ("fc2", "info")
 
 
 def test_a_loss_below_zero_is_not_many_times_its_start() -> None:

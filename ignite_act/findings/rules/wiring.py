@@ -206,7 +206,8 @@ def loss_rising(history: History) -> Iterator[Finding]:
     """The loss is maximised: its gradient at the outputs points away from the targets, or it only ever rises."""
     t = history.thresholds
     shares = [share for report in history.reports if (share := _against(report)) is not None]
-    against, seen = min(shares, default=0.0), bool(shares)  # momentum may carry on for a while, but not from the start
+    seen = bool(shares) and min(shares) > 0.5  # momentum may carry on for a while, but not from the start
+    against = shares[-1] if seen else 0.0
     maximised = history.maximised
     if history.learning or (maximised and seen and against > 0.9):  # the one is made up for by the other
         return
