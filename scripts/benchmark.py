@@ -364,7 +364,7 @@ def transformed_images(
     return Images()
 
 
-PARTS = ("tuned", "held_out", "kept_out", "unseen", "fresh", "real", "exam")
+PARTS = ("tuned", "held_out", "kept_out", "unseen", "fresh", "real", "exam", "blind")
 """Parts of the zoo in ``tests/zoo``: thresholds were set on the others, the last one was never looked at."""
 
 

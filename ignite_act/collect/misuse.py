@@ -25,6 +25,7 @@ _LOGARITHMS = ("log_softmax", "logsigmoid")
 _COMPARING = ("MseLoss", "SmoothL1Loss", "HuberLoss")
 _LIKELY = ("NllLoss", "CtcLoss", "BinaryCrossEntropy", "Log", "Softplus", "Xlogy")
 """What a likelihood is made of: a logarithm, mostly."""
+_NORMS = ("LinalgVectorNorm", "Norm", "CosineSimilarity")
 _COMBINING = ("Sub", "Rsub", "Add")
 _BETWEEN = 6
 
@@ -36,12 +37,14 @@ class Misuse(NamedTuple):
         applies_again: ``"softmax"`` or ``"sigmoid"`` if the loss applies it to what such a function made already.
         takes_logarithms_of: what made the values that the loss takes for logarithms of probabilities, if they are none:
             the name of a function, ``"layer"``, or "".
+        normalises: whether it divides the output by its norm.
         distance: whether it is a distance between outputs and targets, and no likelihood.
         pairs: whether a column of outputs ``(N, 1)`` is broadcast against a row ``(N,)`` of constants.
     """
 
     applies_again: str = ""
     takes_logarithms_of: str = ""
+    normalises: bool = False
     distance: bool = False
     pairs: bool = False
 
@@ -66,7 +69,8 @@ def misuse(nodes: Iterable[Any]) -> Misuse:
             logarithms = logarithms or _no_logarithm(_maker_of(node))
         pairs = pairs or _is_of_pairs(node)
     distance = any(name in _COMPARING for name in names) and not any(name.startswith(_LIKELY) for name in names)
-    return Misuse(again, logarithms, distance, pairs)
+    normalises = any(name.startswith(_NORMS) for name in names)
+    return Misuse(again, logarithms, normalises, distance, pairs)
 
 
 def _maker_of(node: Any) -> str:

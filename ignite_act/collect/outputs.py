@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -162,7 +163,7 @@ class OutputCollector(PassCollector):
     - ``units``, ``forwards`` (looked at), ``min``, ``max``;
     - ``variation``: largest standard deviation of a unit over the samples of a forward, and ``scale``, the largest
       absolute value;
-    - ``spread``: variance of the rows over their mean square, and ``unit_norm``, whether all rows have the same norm;
+    - ``spread``: variance of the directions of the rows, 0 to 1, and ``unit_norm``, whether all have the same norm;
     - ``probabilities``: share of the rows that are not negative and add up to 1 (of one unit: between 0 and 1);
     - ``function``, ``producer``: the activation function that made the output and the module it was called in, or "";
     - ``hidden_softmax``: the softmax that fed a layer, or ""; ``dropout``, ``dropout_layer``: the largest rate of a
@@ -179,8 +180,8 @@ class OutputCollector(PassCollector):
       and a mean over the samples; ``accuracy``: share of right answers in them; ``majority``: share of the largest
       class; ``entropy_within``: mean entropy of the targets of a step, far below ``entropy``, that of all, if they are
       sorted;
-    - ``applies_again``, ``takes_logarithms_of``, ``distance``, ``pairs``: what the loss does with the output, see
-      `collect.misuse`;
+    - ``applies_again``, ``takes_logarithms_of``, ``normalises``, ``distance``, ``pairs``: what the loss does with the
+      output, see `collect.misuse`;
     - ``blocked``: share of the outputs that are exactly 0 and that the loss wants below;
     - if the loss is a mean squared error: ``squared_loss``, of the first step looked at, ``target_variance``, which is
       the loss of a constant prediction, ``target_variance_maximised``, the same if it is maximised, and ``beyond``, the
@@ -281,10 +282,10 @@ class OutputCollector(PassCollector):
             return
         found, wrong = look.reading(self.model.parameters())
         head.fed += place in found.fed
+        head.misuse = wrong
         if place not in found.read:
             return
         head.read += 1
-        head.misuse = wrong
         reach = _REACH.get(head.function, (-math.inf, math.inf))
         for axis, values in rows.items():
             known = head.likelihoods.setdefault(axis, Likelihood(values.shape[1]))
@@ -394,8 +395,8 @@ class _Backward:
 
 
 def _numbers_of(rows: Tensor) -> Tensor:
-    """Of outputs ``(rows, units)``: lowest, highest, variation, scale, share of probability vectors, spread over all
-    units and how uneven the norms of the rows are: ``(7,)``."""
+    """Of outputs ``(rows, units)``: lowest, highest, variation, scale, share of probability vectors, spread of the
+    directions and how uneven the norms of the rows are: ``(7,)``."""
     low, high = torch.aminmax(rows)
     if rows.shape[1] > 1:
         probable = ((rows.sum(1) - 1).abs() < 1e-3) & (rows >= 0).all(1)
@@ -403,7 +404,7 @@ def _numbers_of(rows: Tensor) -> Tensor:
         probable = ((rows >= 0) & (rows <= 1))[:, 0]
     variation = rows.std(0, correction=0).amax() if len(rows) > 1 else torch.full_like(low, math.nan)
     square = rows.square().sum(1)
-    spread = rows.var(0, correction=0).sum() / square.mean().clamp(min=TINY)
+    spread = 1 - F.normalize(rows, dim=1).mean(0).square().sum()
     uneven = (square - square.mean()).abs().amax() / square.mean().clamp(min=TINY)
     return torch.stack([low, high, variation, torch.maximum(-low, high), probable.float().mean(), spread, uneven])
 

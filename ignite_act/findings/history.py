@@ -307,6 +307,23 @@ class History:
         return called[-1] if called else self.layers[-1] if self.layers else None
 
     @functools.cached_property
+    def early_ratios(self) -> list[tuple[EpochReport, dict[str, float]]]:
+        """The first half of the reports, with the update ratio of each layer: later, ratios sink by themselves.
+
+        They are relative to the weights as they were at the start, if those have become smaller since.
+        """
+        found = []
+        for report in self.reports[: (len(self.reports) + 1) // 2]:
+            ratios = {}
+            for name, row in report.updates.items():
+                start, now = self.first.updates.get(name, {}).get("weight_start"), row["weight_start"]
+                if finite(row["ratio"]):
+                    known = finite(start) and start and finite(now)
+                    ratios[name] = row["ratio"] * (min(1.0, now / start) if known else 1.0)
+            found.append((report, ratios))
+        return found
+
+    @functools.cached_property
     def maximised(self) -> bool | None:
         """Whether the outputs' gradient points away from the targets, in most epochs that tell."""
         if self.is_squared:

@@ -45,7 +45,7 @@ class Thresholds:
         collapsed_output: the same, where the loss is not known.
         target_scale: standard deviation of the targets over that of the first outputs, where nothing is learned.
         grown_outputs: largest output over that of the first forward, where the loss falls.
-        collapsed_spread: variance of outputs of the same norm over their mean square; healthy embeddings have 0.1 to 1.
+        collapsed_spread: variance of the directions of outputs that are normalised; healthy embeddings have 0.1 to 1.
         latent_nats: information of drawn latents about their sample; healthy autoencoders have more than 1.
         few_values: values of a channel that batch norm takes a mean over: of two, only the sign is left.
         overfit_rise: validation loss over its minimum.

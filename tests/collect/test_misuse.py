@@ -130,6 +130,12 @@ def test_nothing_is_said_of_a_sound_loss(name: str) -> None:
     assert seen(SOUND[name]) == NONE
 
 
+def test_a_loss_of_directions() -> None:
+    """It normalises what it gets; there is nothing wrong with it."""
+    assert seen(lambda z: 1 - F.cosine_similarity(z, ONE_HOT).mean()) == Misuse(normalises=True)
+    assert seen(lambda z: (F.normalize(z) - ONE_HOT).square().mean()) == Misuse(normalises=True)
+
+
 @pytest.mark.parametrize("name", DISTANCES)
 def test_a_distance_is_no_likelihood(name: str) -> None:
     assert seen(DISTANCES[name]) == Misuse(distance=True)

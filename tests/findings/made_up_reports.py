@@ -64,7 +64,7 @@ def healthy(epoch: int) -> Numbers:
             "blocked": 0.0, "squared_loss": 7.0,
             "target_variance": 0.3, "target_variance_maximised": 0.3, "beyond": 0.0,
             "linear_loss": 3.0, "logarithms": False, "one_target": False,
-            "applies_again": "", "takes_logarithms_of": "", "distance": False, "pairs": False,
+            "applies_again": "", "takes_logarithms_of": "", "normalises": False, "distance": False, "pairs": False,
         },
         "loss": {
             "steps": 40, "first": CONSTANT if epoch == 1 else loss, "last": loss, "mean": loss, "min": 0.9 * loss,

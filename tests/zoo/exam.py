@@ -1,4 +1,4 @@
-"""The other half of the realistic models and trainings, other ones, which nothing is tuned on."""
+"""The other half of the realistic models and trainings, other ones, seen once before the rules were tuned on it."""
 
 from __future__ import annotations
 

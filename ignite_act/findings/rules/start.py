@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator
 
 from ignite_act.findings.history import INPUT, OUTPUT, History, finite
@@ -21,7 +22,7 @@ def input_scale(history: History) -> Iterator[Finding]:
     mean, std, peak = row["mean"], row["std"], row["first_max_abs"]
     after = next((r["first_max_abs"] for name, r in history.first.signal.items() if name not in (INPUT, OUTPUT)), peak)
     shown = finite(after) and after > t.input_std / 2  # otherwise the network scales them itself
-    if (std > t.input_std / (2 if history.stalled else 1) or peak > t.input_max) and shown:
+    if (std > t.input_std or peak > t.input_max) and shown:
         quantity, value, threshold = "standard deviation of the inputs", std, t.input_std
         if std <= t.input_std:
             quantity, value, threshold = "largest absolute input", peak, t.input_max
@@ -97,6 +98,8 @@ def _grown_outputs(history: History) -> Iterator[Finding]:
     if not history.from_the_start or history.constant_loss is not None or history.is_squared or not finite(first):
         return
     scale = history.last.output.get("scale")
+    if any(statistics.median(ratios.values()) > t.update_large for _, ratios in history.early_ratios if ratios):
+        return  # they have been thrown there
     if not first or not finite(scale) or (history.progress or 0.0) <= 0 or scale < t.grown_outputs * max(first, 1.0):
         return
     yield finding(

@@ -29,7 +29,7 @@ def update_too_large(history: History) -> Iterator[Finding]:
     must have come to nothing, or have become worse than it began, or come no further while the steps stay large.
     """
     t = history.thresholds
-    early = [(report, ratios) for report in _early(history) if (ratios := _of_the_start(history, report))]
+    early = [(report, ratios) for report, ratios in history.early_ratios if ratios]
     large = [(report, ratios) for report, ratios in early if _median(ratios) > t.update_large]
     lasting = len(large) > 2 and len(large) == len(early) and not history.falling
     if not large or history.is_sorted:
@@ -69,9 +69,9 @@ def update_too_small(history: History) -> Iterator[Finding]:
         return
     if all(row["learning_rate"] == 0 for row in history.last.updates.values() if row["steps"]):
         return  # see `never_updated`
-    if any(_median(_of_the_start(history, report)) > t.update_large for report in _early(history)):
+    if any(_median(ratios) > t.update_large for _, ratios in history.early_ratios):
         return  # they were too large and have broken something
-    early = [ratio for report in _early(history) for ratio in _ratios(report, "ratio").values() if ratio > 0]
+    early = [ratio for report, _ in history.early_ratios for ratio in _ratios(report, "ratio").values() if ratio > 0]
     late = list(_ratios(history.last, "ratio").values()) if _rate_over_start(history, history.last) < _FALLEN else []
     ratios = min((group for group in (early, late) if group), key=max, default=[])
     limit = t.update_small_stalled if history.stalled and _stands_still(history) else t.update_small
@@ -134,22 +134,6 @@ def _stands_still(history: History) -> bool:
 
 def _median(ratios: dict[str, float]) -> float:
     return statistics.median(ratios.values()) if ratios else 0.0
-
-
-def _early(history: History) -> list[EpochReport]:
-    """The first half of what there is: later, ratios sink by themselves."""
-    return list(history.reports[: (len(history.reports) + 1) // 2])
-
-
-def _of_the_start(history: History, report: EpochReport) -> dict[str, float]:
-    """Update ratios to the weights as they were at the start, if those have become smaller since."""
-    ratios = _ratios(report, "ratio")
-    for name, ratio in ratios.items():
-        start = history.first.updates.get(name, {}).get("weight_start")
-        now = report.updates[name]["weight_start"]
-        if finite(start) and start and finite(now):
-            ratios[name] = ratio * min(1.0, now / start)
-    return ratios
 
 
 def _ratios(report: EpochReport, key: str) -> dict[str, float]:

@@ -424,7 +424,7 @@ def _variation(history: History, row: Row) -> tuple[str, float, float]:
     limit, value = _constant_limit(history, row), row["variation"] / row["scale"] if row["scale"] else 0.0
     if value > limit:
         return (
-            "variance of the output vectors over their mean square",
+            "variance of the directions of the outputs",
             row["spread"],
             history.thresholds.collapsed_spread,
         )
@@ -441,9 +441,14 @@ def _is_constant(history: History, report: EpochReport) -> bool:
 
 
 def _is_point(history: History, report: EpochReport) -> bool:
-    """Whether vectors of the same norm point all the same way, and do so no less than in the beginning."""
+    """Whether vectors of which the direction counts point all the same way, no less than in the beginning."""
     row, start = report.output, history.first.output
-    if not row["unit_norm"] or row["units"] < 3 or (report is history.first and not history.ended) or not start:
+    if (
+        not (row["unit_norm"] or row["normalises"])
+        or row["units"] < 3
+        or (report is history.first and not history.ended)
+        or not start
+    ):
         return False
     return bool(row["spread"] < min(history.thresholds.collapsed_spread, start["spread"] * _NO_WIDER))
 
