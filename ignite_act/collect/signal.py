@@ -100,8 +100,8 @@ class SignalCollector(PassCollector):
         elif given.is_floating_point() and not why_unreadable(given):
             self._read(INPUT, given)
             if not self._others:
-                self._others = {place: largest(local_part(tensor.detach())) for place, tensor in call.inputs.items()
-                                if tensor is not given and _is_number(tensor)}  # fmt: skip
+                others = {place: own for place, own in call.inputs.items() if own is not given and _is_number(own)}
+                self._others = {place: largest(local_part(own.detach().float())) for place, own in others.items()}
             if is_sample(self._forwards):
                 self._input.follow(given.device)
                 self._input.update(local_part(given))
@@ -302,7 +302,7 @@ def _is_broken(tensor: Tensor) -> bool:
 
 
 def _is_number(tensor: Tensor) -> bool:
-    return tensor.is_floating_point() and tensor.numel() > 0 and not why_unreadable(tensor)
+    return tensor.dtype != torch.bool and not tensor.is_complex() and tensor.numel() > 0 and not why_unreadable(tensor)
 
 
 def _data_among(inputs: Mapping[str, Tensor]) -> Tensor | None:

@@ -37,7 +37,7 @@ class _Layer:
 
     Attributes:
         parameter: the weight.
-        has_units: whether its rows are units, which those of an embedding are not.
+        is_table: whether its units are its columns, as those of an embedding.
         sharded: whether other processes hold other parts of it.
         changes: of the steps looked at: mean absolute change, and mean absolute weight before.
         missing, present: steps at which it had no gradient, and at which it had one.
@@ -54,7 +54,7 @@ class _Layer:
     """
 
     parameter: weakref.ref[Tensor]
-    has_units: bool = True
+    is_table: bool = False
     registered: bool = True
     sharded: bool = False
     changes: list[tuple[Tensor, Tensor]] = field(default_factory=list)
@@ -122,7 +122,7 @@ class UpdateCollector(PassCollector):
       where that is not known;
     - ``cleared``, ``uncleared``: sampled steps whose gradient had, or had not, been cleared before the next backward;
     - ``against``: sampled steps that went up along the gradient (a maximised objective);
-    - ``equal_rows``: share of the weight's rows that equal another row (0 of an embedding, whose rows are no units),
+    - ``equal_rows``: share of the weight's rows, or of an embedding's columns, that equal another one,
       and ``equal_rows_start``, before the first step; ``nonfinite``: NaN and infinite weights;
     - ``registered``: whether it is one of the model's parameters; a weight that the model's forward uses and does not
       know of, of a layer in a plain list, say, is called ``unregistered`` with its shape;
@@ -316,7 +316,7 @@ class UpdateCollector(PassCollector):
         return {names[key]: rate for key, rate in groups if key in names}
 
     def _equal_rows(self, layer: _Layer, weight: Tensor) -> Tensor:
-        return equal_rows(weight) if layer.has_units else torch.zeros(())
+        return equal_rows(weight.mT if layer.is_table and weight.ndim == 2 else weight)
 
     def _remember(self) -> None:
         """Notes what the weights are when the window begins."""
@@ -353,7 +353,7 @@ class UpdateCollector(PassCollector):
         self._layers = {
             known[id(parameter)].name: _Layer(
                 weakref.ref(parameter),
-                has_units=parameter.ndim > 1 and not isinstance(owners[id(parameter)], _TABLES),
+                is_table=isinstance(owners[id(parameter)], _TABLES),
                 sharded=known[id(parameter)].sharded,
             )
             for parameter in self.model.parameters()

@@ -316,15 +316,19 @@ def test_equal_rows_are_seen_at_the_start_and_at_the_end() -> None:
     assert shown["fc3"] == (0.0, 1.0)
 
 
-def test_rows_of_an_embedding_are_no_units() -> None:
-    """Equal rows of an embedding are no symmetry; those of a layer that shares its weight are."""
-    model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 3, bias=False))
-    with torch.no_grad():
-        model[0].weight.fill_(0.5)
-        model[1].weight.fill_(0.5)
-    with UpdateCollector(model) as collector:
-        rows = collector.finish()
-    assert (rows["0"]["equal_rows"], rows["1"]["equal_rows"]) == (0.0, 1.0)
+def test_the_units_of_an_embedding_are_its_columns() -> None:
+    """Equal rows of a table are entries that are alike, which is no symmetry."""
+    shares = {}
+    for alike in ("rows", "columns"):
+        model = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 5, bias=False))
+        own = torch.arange(4.0) if alike == "rows" else torch.arange(5.0)[:, None]
+        with torch.no_grad():
+            for layer in model:
+                layer.weight.copy_(own.expand(5, 4))
+        with UpdateCollector(model) as collector:
+            rows = collector.finish()
+        shares[alike] = rows["0"]["equal_rows"], rows["1"]["equal_rows"]
+    assert shares == {"rows": (0.0, 1.0), "columns": (1.0, 0.0)}
 
 
 def twin_of_equal_rows(weight: Tensor) -> float:

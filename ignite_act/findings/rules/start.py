@@ -9,6 +9,8 @@ from ignite_act.findings.history import INPUT, OUTPUT, History, finite
 from ignite_act.findings.rule import by_harm, finding
 from ignite_act.report import Finding
 
+_PASSED_ON = 0.05
+"""Largest first output of the first layer over an input, if that input is what makes it large."""
 _SQUARED = 1.4
 """Squared errors begin further above that of a constant: their targets need not have a mean of 0."""
 
@@ -21,13 +23,16 @@ def input_scale(history: History) -> Iterator[Finding]:
     t = history.thresholds
     mean, std, peak = row["mean"], row["std"], row["first_max_abs"]
     after = next((r["first_max_abs"] for name, r in history.first.signal.items() if name not in (INPUT, OUTPUT)), peak)
-    shown = finite(after) and after > t.input_std / 2  # otherwise the network scales them itself
+    shown_at = t.input_std / 2
+    shown = finite(after) and after > shown_at  # otherwise the network scales them itself
     if (std > t.input_std or peak > t.input_max) and shown:
         quantity, value, threshold = "standard deviation of the inputs", std, t.input_std
         if std <= t.input_std:
             quantity, value, threshold = "largest absolute input", peak, t.input_max
     elif (other := max(row["others"], key=lambda place: row["others"][place], default="")) and (
-        row["others"][other] > t.input_max and shown
+        row["others"][other] > t.input_max
+        and finite(after)
+        and after > max(_PASSED_ON * row["others"][other], shown_at)
     ):
         quantity, value, threshold = f"largest absolute value of the input {other}", row["others"][other], t.input_max
     elif abs(mean) > max(t.input_offset * std, t.input_offset / 5) and shown:
@@ -64,6 +69,8 @@ def initial_loss(history: History) -> Iterator[Finding]:
     """
     if history.is_squared and history.stalled:
         yield from _far_targets(history)
+    if not history.is_squared and history.stalled:
+        yield from _far_by_the_loss(history)
     yield from _grown_outputs(history)
     start, constant = history.first.output.get("first_loss"), history.inner_constant
     if history.is_squared or not finite(start):
@@ -109,6 +116,29 @@ def _grown_outputs(history: History) -> Iterator[Finding]:
         "largest output over that of the first forward",
         scale / first,
         t.grown_outputs,
+        "standardise the targets: subtract their mean, divide by their standard deviation",
+        layer=history.output_layer,
+        since=history.first.epoch,
+        source="LeCun, Bottou, Orr and Müller 1998, for inputs",
+    )
+
+
+def _far_by_the_loss(history: History) -> Iterator[Finding]:
+    """Of a distance that is no mean squared error: an absolute error, or a robust one, is no smaller than this."""
+    t, row, start = history.thresholds, history.first.output, history.initial_loss
+    own = history.first.signal.get(OUTPUT, {}).get("first_max_abs")
+    if not row.get("distance") or not finite(own) or not own or start is None or start <= 0:
+        return
+    error = min(start, start**0.5)
+    if error < t.target_scale * max(own, 1.0):
+        return
+    yield finding(
+        history,
+        "initial_loss",
+        by_harm(history),
+        "size of the first errors, by the loss, over the largest of the first outputs",
+        error / own,
+        t.target_scale,
         "standardise the targets: subtract their mean, divide by their standard deviation",
         layer=history.output_layer,
         since=history.first.epoch,

@@ -577,7 +577,7 @@ def no_nonlinearity(history: History) -> Iterator[Finding]:
         yield finding(
             history,
             "no_nonlinearity",
-            "warning" if history.stalled else "info",
+            "error" if history.stalled else "info",
             "activation functions that were called between the layers",
             0,
             1,
