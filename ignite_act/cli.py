@@ -650,5 +650,20 @@ def activations(page: Path | None) -> None:
     Console(highlight=False).print(tables.activations_table(rows))
 
 
+@main.command("findings")
+@one_line_errors
+def list_findings() -> None:
+    """Lists the kinds of findings: what each says, what it needs, and how often it was right."""
+    from rich.console import Console
+
+    from ignite_act.findings.measured import measurement
+    from ignite_act.sinks import tables
+
+    measured = measurement()
+    console = Console(highlight=False)
+    console.print(tables.kinds_table(measured))
+    console.print(f"measured by {measured.command}")
+
+
 if __name__ == "__main__":
     main()

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import resource
 import statistics
@@ -36,6 +37,7 @@ from ignite_act import ActivationStats, DeadNeurons, Diagnostics, Finding, Gradi
 from ignite_act.config import run_config
 from ignite_act.data import Data, TensorLoader, fashion_mnist
 from ignite_act.engines import create_trainer, loss_function
+from ignite_act.findings import KINDS, measured
 from ignite_act.models import MLP
 
 
@@ -373,8 +375,10 @@ PARTS = ("tuned", "held_out", "kept_out", "unseen", "fresh", "real", "exam", "bl
 @click.option("--seeds", default=3, show_default=True, help="runs of each case")
 @click.option("--jobs", default=2, show_default=True, help="processes, with one thread each")
 @click.option("--misses", is_flag=True, help="name every run that was judged wrongly")
-def findings(parts: tuple[str, ...], seeds: int, jobs: int, misses: bool) -> None:
+@click.option("--save", is_flag=True, help="keep the figures for `ignite-act findings`")
+def findings(parts: tuple[str, ...], seeds: int, jobs: int, misses: bool, save: bool) -> None:
     """Judges every run of the zoo: how often the right kind comes first, how often healthy runs raise an alarm."""
+    everything: list[Any] = []
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
     for part in parts or PARTS:
         names = [case.name for case in import_module(f"zoo.{part}").CASES]
@@ -383,6 +387,26 @@ def findings(parts: tuple[str, ...], seeds: int, jobs: int, misses: bool) -> Non
             calls = [joblib.delayed(judged)(sys.path[0], part, name, seed) for name in names for seed in range(seeds)]
             outcomes = joblib.Parallel(n_jobs=jobs)(calls)
         show_outcomes(part, outcomes, time.perf_counter() - begin, misses=misses)
+        everything += outcomes
+    if save:
+        options = "".join(f" --part {part}" for part in parts) + f" --seeds {seeds}"
+        save_outcomes(f"python scripts/benchmark.py findings{options}", everything)
+
+
+def save_outcomes(command: str, outcomes: Sequence[Any]) -> None:
+    """Writes what `ignite_act.findings.measured` reads."""
+    healthy = [outcome for outcome in outcomes if outcome.kind == "healthy"]
+    kinds = {
+        kind: {
+            "runs": sum(outcome.kind == kind for outcome in outcomes),
+            "first": sum(outcome.kind == kind and outcome.right for outcome in outcomes),
+            "alarms": sum(any(alarm.kind == kind for alarm in outcome.alarms) for outcome in healthy),
+        }
+        for kind in KINDS
+    }
+    path = Path(measured.__file__).with_name("measured.json")
+    content = {"command": command, "healthy": len(healthy), "kinds": kinds}
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def judged(place: str, part: str, name: str, seed: int) -> Any:

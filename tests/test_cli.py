@@ -17,6 +17,8 @@ from ignite_act import __version__, data, experiment, sweep
 from ignite_act.activations import ACTIVATIONS
 from ignite_act.cli import main
 from ignite_act.config import RunConfig, StudyConfig
+from ignite_act.findings import KINDS
+from ignite_act.findings.measured import measurement
 
 ROOT = Path(__file__).parents[1]
 SETTINGS = set(StudyConfig.model_fields) - {"published"}  # that one is for files only
@@ -50,7 +52,15 @@ def python(*arguments, **environment):
 @pytest.mark.few(3)
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["run", "--help"], ["activations", "--help"], ["inspect", "--help"], ["--version"], ["-h"]],
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["activations", "--help"],
+        ["findings", "--help"],
+        ["inspect", "--help"],
+        ["--version"],
+        ["-h"],
+    ],
 )
 def test_help_is_light(arguments):
     """Help and version are shown without importing torch, Ignite, scikit-learn or TensorBoard."""
@@ -243,6 +253,26 @@ def test_activations(invoke, monkeypatch, columns):
     relu6 = next(number for number, line in enumerate(lines) if line.split()[:1] == ["relu6"])
     assert lines[relu6].count("z <= 0") == 2
     assert lines[relu6 + 1].count("z >= 6") == 2
+
+
+@pytest.mark.parametrize("columns", [80, 200])
+def test_findings(invoke, monkeypatch, columns):
+    """`findings` lists every kind in the order of cause and consequence, with its figures and the command for them."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    done = invoke("findings")
+    assert (done.exit_code, done.stderr) == (0, "")
+    first = [line.split()[0] for line in done.stdout.splitlines() if line.split()]
+    assert [word for word in first if word in KINDS] == list(KINDS)
+    counted = measurement()
+    said = " ".join(done.stdout.split())
+    assert said.endswith(f"measured by {counted.command}")
+    assert counted.healthy > 100
+    for kind, own in counted.kinds.items():
+        assert 0 <= own.first <= own.runs
+        text = said.split(f"{kind} {' '.join(KINDS[kind].meaning.split())}")[1]
+        right = f"right first in {own.first}/{own.runs} faulty runs, " if own.runs else ""
+        needs = f"needs: {KINDS[kind].needs} {right}false alarm in {own.alarms}/{counted.healthy} healthy runs"
+        assert text.strip().startswith(needs)
 
 
 def test_quiet(invoke):

@@ -11,6 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ignite_act.errors import one_line, printable
+from ignite_act.findings.kinds import KINDS
+from ignite_act.findings.measured import Measured, Measurement
 from ignite_act.report import Finding
 from ignite_act.sinks import words
 
@@ -81,6 +83,19 @@ def activations_table(rows: Iterable[Row]) -> Group:
         ("saturated where", lambda row: intervals(row["saturated"])),
         ("", lambda row: row["description"]),
     )
+
+
+def kinds_table(measured: Measurement) -> Table:
+    """The kinds of findings, causes before consequences: what each says and needs, and how often it was right."""
+    table = Table(box=None, show_header=False, pad_edge=False)
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, kind in KINDS.items():
+        counted = measured.kinds.get(name, Measured(0, 0, 0))
+        right = f"right first in {counted.first}/{counted.runs} faulty runs, " if counted.runs else ""
+        alarms = f"false alarm in {counted.alarms}/{measured.healthy} healthy runs"
+        table.add_row(name, f"{kind.meaning}\nneeds: {kind.needs}\n{right}{alarms}")
+    return table
 
 
 def _activation_cell(row: Row) -> str:
