@@ -53,7 +53,7 @@ KINDS: dict[str, Kind] = {
         "probabilities and logits are mixed up",
         "learning",
         "probabilities go into a loss of logits, or logits into one of log-probabilities",
-        "the gradient at the model's output, by which the loss is known",
+        "the graph of the loss, or the gradient at the model's output",
     ),
     "output_activation": Kind(
         "an activation function on the logits",
@@ -77,7 +77,7 @@ KINDS: dict[str, Kind] = {
         "inputs on an unusual scale",
         "distributions",
         "inputs far from a mean of 0 and a deviation of 1",
-        "inputs that are no tokens, from the first step on",
+        "inputs that are numbers, from the first step on",
     ),
     "nonfinite": Kind(
         "NaN or infinite numbers",
@@ -94,7 +94,7 @@ KINDS: dict[str, Kind] = {
     "weight_collapse": Kind(
         "weights shrink to nothing",
         "updates",
-        "weights have shrunk to a tenth or less while the network does not learn",
+        "weights have shrunk to a tenth or less while the network learns nothing, or forgets",
         "the weights from the first step on; a loss that is known",
     ),
     "exploding": Kind(
@@ -107,7 +107,7 @@ KINDS: dict[str, Kind] = {
         "the loss starts far above chance",
         "learning",
         "the first loss is far above that of a constant prediction, or the targets are far from the outputs",
-        "a loss that is known, from the first step on",
+        "a loss, from the first step on",
     ),
     "update_too_large": Kind(
         "updates too large",
@@ -136,19 +136,19 @@ KINDS: dict[str, Kind] = {
     "constant_output": Kind(
         "the output does not depend on the input",
         "learning",
-        "the output is the same for all samples",
+        "the output is the same for all samples, vectors point all the same way, or latents are noise",
         "the model's output",
     ),
     "update_too_small": Kind(
         "updates too small",
         "updates",
-        "steps hardly change any weight, and the loss hardly moves",
+        "steps hardly change any weight, and much is left to learn",
         "sampled steps of an optimizer; a loss",
     ),
     "oscillation": Kind(
         "the loss oscillates",
         "learning",
-        "the loss swings and comes no further, or the samples come sorted",
+        "the loss swings and comes no further, the samples come sorted, or batch norm sees two of them",
         "a loss that is known, over several epochs",
     ),
     "over_regularised": Kind(
@@ -166,8 +166,8 @@ KINDS: dict[str, Kind] = {
     "labels_mismatch": Kind(
         "labels that do not belong to the inputs",
         "learning",
-        "the labels do not belong to their inputs, or are the same for all",
-        "a loss that is known; an evaluator",
+        "the labels do not belong to their inputs, are the same for all, or all pairs are compared",
+        "a loss; an evaluator",
     ),
     "plateau": Kind(
         "the network never did better than a constant",
