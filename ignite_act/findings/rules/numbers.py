@@ -133,7 +133,12 @@ def _maker(report: EpochReport) -> str | None:
 
 
 def exploding(history: History) -> Iterator[Finding]:
-    """The signal grows from layer to layer before the first step, or gradient or loss grow far above their start."""
+    """The signal grows from layer to layer before the first step, or gradient or loss grow far above their start.
+
+    Needs the outputs of the layers in the first forward, or a loss whose start is known. Whether a loss that is not
+    known may grow cannot be said. Tried on healthy losses that are negative or rise, of generators, policies and
+    critics, on tied weights, depthwise convolutions, small embeddings and initial losses of large temperature.
+    """
     yield from (_at_the_start(history) or _later(history) or _backwards(history))[:1]
 
 

@@ -31,7 +31,13 @@ _DEVIATIONS = 3.0
 
 
 def oscillation(history: History) -> Iterator[Finding]:
-    """The loss goes up and down by a large part of itself and comes no further, or the samples come sorted."""
+    """The loss goes up and down by a large part of itself and comes no further.
+
+    Or what makes it do so is seen: the samples come sorted, or batch norm takes its means over two or three values.
+    Needs a known loss over several epochs; of sorted samples, targets that the gradient tells; of batch norm, its
+    modules. A swing within a batch of an unknown loss is not judged. Tried on healthy warm restarts, small and
+    imbalanced batches, policies and full batches.
+    """
     if history.is_sorted:
         row = history.last.output
         yield finding(
@@ -123,7 +129,12 @@ def _has_no_trend(values: list[float], level: float) -> bool:
 
 
 def overfitting(history: History) -> Iterator[Finding]:
-    """The validation loss has risen over several epochs while the training loss fell far below it."""
+    """The validation loss has risen over several epochs while the training loss fell far below it.
+
+    Needs a validation loss over several epochs. Whether more data would help cannot be known, nor whether training and
+    validation samples are of one kind. Tried on healthy runs that end above 95 %, with one bad epoch, with
+    augmentation, dropout and label smoothing that keep the training loss up.
+    """
     t, train, validation = history.thresholds, history.train_losses, history.validation_losses
     if len(validation) < t.patience + 1 or not train:
         return
@@ -165,7 +176,12 @@ def _gap(history: History) -> float | None:
 
 
 def over_regularised(history: History) -> Iterator[Finding]:
-    """Training scores stay far below validation scores, or next to nothing is left by dropout."""
+    """Training scores stay far below validation scores, or next to nothing is left by dropout.
+
+    Needs accuracies of both splits over several epochs, or a dropout module. Penalties inside of the loss are not told
+    from the rest of it. Tried on healthy augmentation that makes training harder than validation, on label smoothing
+    and dropout of 0.5.
+    """
     t, row = history.thresholds, history.last.output
     rate = row.get("dropout") or 0.0
     if rate >= t.dropout and history.progress is not None and history.progress < 0.5:
@@ -221,8 +237,13 @@ def _gaps(history: History) -> list[tuple[int, float]]:
 def labels_mismatch(history: History) -> Iterator[Finding]:
     """The labels are not those of the inputs.
 
-    All samples of a step have one target, or all of them one class. Or the inside is healthy, the training samples are
-    hardly or only by heart learned, and validation is at chance.
+    A column of outputs meets a row of targets; all samples of a step have one target, or all of them one class. Or the
+    inside is healthy, the training samples are hardly or only by heart learned, and validation is no better than
+    without any learning.
+
+    Needs the graph of the loss, or a validation loss. That the labels are wrong cannot be known: the task may be too
+    hard. So it is silent as soon as anything else is found, and while the validation loss goes on falling. Tried on
+    healthy noisy labels, small samples, rankings, survival, contrastive losses and slow starts.
     """
     yield from _one_target(history) or _unlearnable(history)
 
@@ -336,7 +357,11 @@ def _tells_inputs_apart(history: History) -> bool:
 
 
 def plateau(history: History) -> Iterator[Finding]:
-    """The run is over and never did better than a constant prediction."""
+    """The run is over and never did better than a constant prediction.
+
+    Needs a loss that is known, or one on validation samples that has stopped falling. It is a symptom: the cause is
+    among the other findings, or is not known. Tried on healthy one-epoch runs, warm-ups, policies and adversaries.
+    """
     if not history.ended or not history.stalled or len(history.reports) < history.thresholds.patience:
         return
     progress = history.progress

@@ -26,7 +26,11 @@ def update_too_large(history: History) -> Iterator[Finding]:
     """Steps that change the weights by a large part of themselves, and a loss that does not bear it.
 
     Large steps alone are no harm: small initial weights, adapters and the first steps of Adam have them. So the loss
-    must have come to nothing, or have become worse than it began, or come no further while the steps stay large.
+    must have come to nothing, or have become worse than it began, or come no further while the steps stay large. Of a
+    loss that is not known, only steps that leave nothing of the weights are judged.
+
+    Needs steps that are sampled with the weights before and after. Tried on healthy full batches of a single step,
+    LoRA, embeddings, one-cycle schedules, restarts, and weights that begin at 0.
     """
     t = history.thresholds
     early = [(report, ratios) for report, ratios in history.early_ratios if ratios]
@@ -60,7 +64,13 @@ def update_too_large(history: History) -> Iterator[Finding]:
 
 
 def update_too_small(history: History) -> Iterator[Finding]:
-    """Steps that hardly change any weight, while the loss hardly moves."""
+    """Steps that hardly change any weight, while the loss hardly moves.
+
+    Or a schedule that has ended the learning long before its end. Needs sampled steps and a loss whose progress is
+    known. Steps also become small where a network has converged: the learning rate must have sunk, or the steps have
+    been small from the start. Tried on healthy warm-ups from 0, cosines, fine-tuning at 1e-5, frozen parts, converged
+    runs and mixed precision.
+    """
     t = history.thresholds
     if history.progress is None or (len(history.reports) < 2 and not history.ended):
         return  # a warm-up begins small
@@ -144,8 +154,11 @@ def vanishing_gradient(history: History) -> Iterator[Finding]:
     """What comes back to the first layers is a tiny part of what sets out at the last ones, and nothing is learned.
 
     The signal fades along a path, not at a weight: a layer whose own signal is weak, as queries and keys, a gate or a
-    table of positions, closes nothing as long as any layer before it has a strong one. What is needed are the gradients
-    at the outputs of the layers; of compiled or checkpointed parts they are not known, and then nothing is said.
+    table of positions, closes nothing as long as any layer before it has a strong one.
+
+    Needs the gradients at the outputs of the layers; of compiled or checkpointed parts they are not known, and then
+    nothing is said. Tried on healthy attention, squeeze-and-excitation, layer scale, temperatures, poolers, LoRA and
+    recurrent networks.
     """
     t = history.thresholds
     weak = history.streak(lambda report: bool(_closed(history, report, _HOLDS * t.vanishing_ratio)))

@@ -20,7 +20,12 @@ _BLOCKED = 0.02
 
 
 def never_updated(history: History) -> Iterator[Finding]:
-    """A weight has a gradient and stays as it is: no optimizer owns it, or its learning rate is 0."""
+    """A weight has a gradient and stays as it is: no optimizer owns it, or its learning rate is 0.
+
+    Needs the weights at both ends of a window and whether they had a gradient. Who changes a weight does not matter;
+    whether it is meant to stay, nobody knows. Tried on healthy frozen parts, updates by hand, master copies, loss
+    scalers that skip steps, layers that take turns, sharded weights and warm-ups from 0.
+    """
     updates = history.last.updates
     trainable = [name for name in history.layers if updates.get(name, {}).get("trainable")]
     stepped = any(row["stepped"] for row in updates.values())
@@ -73,6 +78,9 @@ def no_gradient(history: History) -> Iterator[Finding]:
     It is an error only where the network is known not to learn. A layer after which no other one gets a gradient is a
     head that the loss does not use: nobody is cut off. So is a single one between layers that have a gradient, as the
     pooler of a language model before a head of the user's, unless the network stalls.
+
+    Needs the steps of an optimizer. Whether a layer that is left out is meant to be, cannot be known. Tried on healthy
+    unused heads, satisfied margins, adapters that begin at 0, inputs of zeros, experts and layers that take turns.
     """
     updates = history.last.updates
     cut = [name for name in history.layers if _has_none(history.last, name)]
@@ -169,7 +177,11 @@ def _has_none(report: EpochReport, name: str) -> bool:
 
 
 def uncleared_gradient(history: History) -> Iterator[Finding]:
-    """The gradients of the last step are still there when the next backward begins, and are added to."""
+    """The gradients of the last step are still there when the next backward begins, and are added to.
+
+    Needs sampled steps. Tried on healthy accumulation, several backwards a step, several optimizers, closures and
+    gradients that are exactly 0.
+    """
     telling = [
         report
         for report in history.reports
@@ -203,7 +215,12 @@ def _is_uncleared(report: EpochReport, name: str) -> bool:
 
 
 def loss_rising(history: History) -> Iterator[Finding]:
-    """The loss is maximised: its gradient at the outputs points away from the targets, or it only ever rises."""
+    """The loss is maximised: its gradient at the outputs points away from the targets, or it only ever rises.
+
+    Needs a loss that is known, steps that go along the gradient from the start on, or a loss on validation samples.
+    Whether a loss that is not known is meant to rise cannot be known. Tried on healthy scores with ``maximize=True``,
+    generators, policies, critics, likelihoods below 0 and losses on labelled samples only.
+    """
     t = history.thresholds
     shares = [share for report in history.reports if (share := _against(report)) is not None]
     seen = bool(shares) and min(shares) > 0.5  # momentum may carry on for a while, but not from the start
@@ -268,8 +285,10 @@ def output_probabilities(history: History) -> Iterator[Finding]:
     """Probabilities and logits are mixed up.
 
     The outputs are probabilities already and the loss applies a softmax or a sigmoid again. Or the loss takes what it
-    gets for logarithms of probabilities (`NLLLoss`), and they are none: it is then a sum of outputs, and has no lowest
-    value.
+    gets for logarithms of probabilities (`NLLLoss`, `CTCLoss`), and they are none.
+
+    Needs the graph of the loss, or a loss that its gradient tells; a loss that is written by hand in one kernel is not
+    seen. Tried on healthy mixtures, focal and contrastive losses, distillation, temperatures and rankings.
     """
     for row in history.heads:
         yield from _probabilities(history, row)
@@ -328,7 +347,11 @@ def _probabilities(history: History, row: Row) -> Iterator[Finding]:
 
 
 def output_activation(history: History) -> Iterator[Finding]:
-    """An activation function cuts the logits, of which the loss expects the whole axis."""
+    """An activation function cuts the logits, of which the loss expects the whole axis, or the targets lie beyond it.
+
+    Needs the function that made the output, or outputs of exactly 0 that the loss wants below. Tried on healthy
+    sigmoids and ReLUs whose targets lie within their reach, and on temperatures and focal losses.
+    """
     for row in history.heads:
         yield from _cut_off(history, row)
 
@@ -377,7 +400,11 @@ def _cut_off(history: History, row: Row) -> Iterator[Finding]:
 
 
 def hidden_softmax(history: History) -> Iterator[Finding]:
-    """A softmax feeds the next layer: its outputs compete and are small."""
+    """A softmax feeds the next layer: its outputs compete and are small.
+
+    Needs calls of layers that are not compiled. Tried on healthy attention, mixtures of experts and gates, where a
+    softmax weighs values instead of feeding a layer.
+    """
     layer = history.last.output.get("hidden_softmax")
     if layer:
         yield finding(
@@ -398,7 +425,10 @@ def constant_output(history: History) -> Iterator[Finding]:
     """The output is the same for all samples, or next to it while nothing is learned.
 
     A loss that is not known may be the lower for it: vectors that collapse are close to each other. There an output
-    that is nearly constant is a warning however far the loss falls.
+    that is nearly constant is a warning however far the loss falls. And latents that are drawn may carry nothing.
+
+    Needs several forwards with more than one sample. Tried on healthy values far from 0, young embeddings, normalised
+    outputs, autoencoders with drawn latents, and generators.
     """
     row = history.last.output
     if not _is_constant(history, history.last):
@@ -486,7 +516,11 @@ def _constant_limit(history: History, row: Row) -> float:
 
 
 def symmetry(history: History) -> Iterator[Finding]:
-    """Units of a layer have equal weights, get equal gradients and stay equal."""
+    """Units of a layer have equal weights, get equal gradients and stay equal.
+
+    Needs the weights before the first step. Tried on healthy heads and adapters that begin at 0, and on
+    position tables.
+    """
     if not history.from_the_start:
         return
     t = history.thresholds
@@ -530,7 +564,12 @@ def _equal_at_the_start(history: History, name: str) -> float:
 
 
 def weight_collapse(history: History) -> Iterator[Finding]:
-    """Weights have shrunk to next to nothing while the network does not learn: decay is too strong."""
+    """Weights have shrunk to next to nothing while the network learns nothing, or forgets: decay is too strong.
+
+    Needs the weights from the first step on and a loss. Before a normalisation layer the size of a weight means
+    nothing, so a loss that falls is enough to be silent. Tried on healthy decay of usual strength, with
+    and without normalisation layers.
+    """
     fallen = [name for name in history.layers if _has_collapsed(history, history.last, name)]
     if not fallen or (history.learning and not history.worsened):
         return
@@ -564,7 +603,8 @@ def _has_collapsed(history: History, report: EpochReport, name: str) -> bool:
 def no_nonlinearity(history: History) -> Iterator[Finding]:
     """Two layers or more and no activation function between them: together they are one linear layer.
 
-    Tables of vectors whose product is the output are none, and attention is none either: its softmax is no line.
+    Tables of vectors whose product is the output are none, and attention is none either: its softmax is no line. What
+    is computed by hand is not seen. Tried on healthy factorisations, linear probes, mixtures and attention.
     """
     report = history.last
     if report.output.get("attention"):
