@@ -93,6 +93,7 @@ def no_gradient(history: History) -> Iterator[Finding]:
         and _comes_before(history, name, last_reached)
         and (history.stalled or not _is_side_branch(history, name))
     ]
+    used = [name for name in used if not _is_side_branch(history, name)] or used  # what is cut off for another reason
     idle = [name for name in cut if history.was_called(name) and name not in used]
     unused = [name for name in cut if not history.was_called(name)]
     stepped = [name for name, row in updates.items() if row["owned"]]
@@ -164,10 +165,10 @@ def _comes_before(history: History, name: str, other: str | None) -> bool:
 
 
 def _is_side_branch(history: History, name: str) -> bool:
-    """Whether a layer never had a gradient while those called right before and right after it had one."""
+    """Whether a layer never had a gradient while those called right before and right after it did, be it of 0."""
     updates, index = history.last.updates, history.layers.index(name)
     around = [history.layers[other] for other in (index - 1, index + 1) if 0 <= other < len(history.layers)]
-    return not updates[name]["present"] and len(around) == 2 and all(updates[own]["nonzero"] for own in around)
+    return not updates[name]["present"] and len(around) == 2 and all(updates[own]["present"] for own in around)
 
 
 def _has_none(report: EpochReport, name: str) -> bool:
@@ -443,7 +444,7 @@ def constant_output(history: History) -> Iterator[Finding]:
         "a softmax over one unit is always 1: take a sigmoid, or two units"
         if one_unit
         else "look for what the input is lost in: dead or saturated layers, weights of 0, a wrong axis",
-        layer=row["producer"] or row["function"] or None,
+        layer=row["producer"] or row["function"] or (history.layers[0] if len(history.layers) == 1 else None),
         since=history.since(lambda report: _is_constant(history, report)),
         damage="the network cannot tell inputs apart",
     )
