@@ -14,8 +14,8 @@ from zoo.real_base import Harm, harm
 from ignite_act.findings import KINDS
 
 SMALL = ("tuned", "held_out", "kept_out", "unseen", "fresh")
-REAL = ("real", "exam")
-ATTAINED = {"real": 0.65, "exam": 0.55}
+REAL = ("real", "exam", "blind")
+ATTAINED = {"real": 0.72, "exam": 0.88, "blind": 0.6}
 """Share of the faulty runs with realistic models of which the right kind comes first: less than the 0.95 of the others.
 What is missed is in the README."""
 HARM = 0.1
@@ -89,4 +89,5 @@ def test_all_runs(part: str) -> None:
     wrong = [(outcome.name, outcome.kind) for outcome in faulty if not outcome.right]
     assert len(wrong) <= (1 - ATTAINED.get(part, 0.95)) * len(faulty), wrong
     assert len(alarmed) <= 0.02 * len(outcomes), alarmed
-    assert sum(outcome.right_layer is False for outcome in faulty) <= 0.02 * len(faulty)
+    layers = [outcome.right_layer for outcome in faulty if outcome.right_layer is not None]
+    assert layers.count(False) <= 0.1 * len(layers)

@@ -92,7 +92,8 @@ class History:
         gradient points to must be the reported one but for a factor (a sum over the samples, say).
         """
         if self.is_squared:
-            return statistics.median(report.output["target_variance"] for report in self.reports if report.output)
+            found = [value for report in self.reports if finite(value := report.output.get("target_variance"))]
+            return statistics.median(found) if found else None
         inner, factor = self.inner_constant, self.loss_factor
         return inner * factor if inner is not None and factor is not None else None
 
@@ -230,6 +231,8 @@ class History:
             reference, inner = self.inner_constant, self.last.output.get("mean_loss")
             values = [value for value in validation if reference and value < 3 * reference]
             values += [inner] if finite(inner) else []
+        if self.constant_loss is not None:
+            values = [value for value in values if value >= 0]  # below that, its sign was changed
         if reference is None or not reference > 0 or not values:
             return None
         return 1 - min(values) / reference
@@ -285,10 +288,10 @@ class History:
     @functools.cached_property
     def improving(self) -> bool:
         """Whether the validation loss fell in each of the last epochs: what is learned holds for other samples."""
-        values = [value for _, value in self.validation_losses[-self.thresholds.patience :]]
+        values = [value for _, value in self.validation_losses[-self.thresholds.patience - 1 :]]
         falls = all(after < before for before, after in itertools.pairwise(values))
         least = self.thresholds.improving * abs(values[0]) if values else 0.0
-        return len(values) == self.thresholds.patience and falls and values[0] - values[-1] > least
+        return len(values) > self.thresholds.patience and falls and values[0] - values[-1] > least
 
     @property
     def falling(self) -> bool:

@@ -14,7 +14,8 @@ from ignite_act.report import EpochReport, Finding
 
 logger = logging.getLogger(__name__)
 
-_SEVERITIES = ("error", "warning", "info")
+_FAR = 30.0
+"""First loss over that of a constant from which on it explains all that comes later."""
 _AT_ONCE = "from the beginning"
 _ORDER = {kind: place for place, kind in enumerate(KINDS)}
 
@@ -49,7 +50,7 @@ def judge(
 
 
 def in_order(found: Sequence[Finding]) -> tuple[Finding, ...]:
-    """Those that do most harm first, the cause before its consequences."""
+    """Those that do harm first, the cause before its consequences."""
     kept = _without_repetitions(found)
     return tuple(sorted(kept, key=lambda finding: _rank(finding, kept)))
 
@@ -103,8 +104,8 @@ def _explains(finding: Finding) -> bool:
     )
 
 
-def _rank(finding: Finding, found: Sequence[Finding]) -> tuple[int, float, int]:
-    """What sorts findings: those that do most harm first, causes before consequences.
+def _rank(finding: Finding, found: Sequence[Finding]) -> tuple[bool, float, int]:
+    """What sorts findings: those that do harm first, causes before consequences.
 
     Args:
         finding: one of them.
@@ -120,8 +121,8 @@ def _rank(finding: Finding, found: Sequence[Finding]) -> tuple[int, float, int]:
         place = len(_ORDER)
     if finding.kind == "no_nonlinearity" and finding.severity == "info":
         place = len(_ORDER)
-    if finding.kind == "no_gradient" and finding.evidence["value"] == 0.0:  # something multiplies it by 0
-        place = _ORDER["constant_output"] + 0.5
+    if finding.kind == "no_gradient" and (finding.evidence["value"] == 0.0 or finding.evidence.get("aside")):
+        place = _ORDER["constant_output"] + 0.5  # something multiplies it by 0, or it stands aside
     if finding.kind == "constant_output" and finding.evidence["value"] == 0.0:  # exactly: no rounding of small numbers
         place = _ORDER["vanishing_gradient"] - 0.5
     fall, limit = finding.evidence.get("steepest_fall", 1.0), finding.evidence["threshold"]
@@ -133,13 +134,14 @@ def _rank(finding: Finding, found: Sequence[Finding]) -> tuple[int, float, int]:
         place = _ORDER["loss_rising"] + 0.6
     if finding.kind == "labels_mismatch" and finding.evidence.get("all_alike"):
         place = _ORDER["loss_rising"] + 0.5
+    if finding.kind == "loss_rising" and steps is not None and finding.severity == "warning":
+        place = _ORDER["update_too_large"] + 0.5  # that a wild training goes astray is no wonder
     if finding.kind == "exploding":
         when = finding.evidence["when"]
         if when == "during training" or (when == "on the way back" and steps is not None):
             place = _ORDER["update_too_large"] + 0.5
         elif when == "on the way back" and saturated:
             place = _ORDER["saturated_units"] + 0.5
-    severity = _SEVERITIES.index(finding.severity)
-    if finding is steps:  # no less than what comes of them
-        severity = min([severity, *(_SEVERITIES.index(other.severity) for other in found if other.kind == "exploding")])
-    return severity, place, finding.since_epoch
+    if finding.kind == "initial_loss" and steps is not None and finding.evidence["value"] < _FAR:
+        place = _ORDER["update_too_large"] + 0.5
+    return finding.severity == "info", place, finding.since_epoch

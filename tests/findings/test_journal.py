@@ -232,3 +232,19 @@ def test_the_reports_given_are_left_alone() -> None:
     before = repr(report)
     Journal().add(report)
     assert repr(report) == before
+
+
+def test_numbers_that_end_in_nan_are_judged_all_the_same() -> None:
+    """Nothing is known of the outputs any more; no rule fails for it."""
+
+    def squared(numbers: Numbers) -> None:
+        broken = numbers["epoch"] > 2
+        loss = math.nan if broken else 0.5
+        numbers["loss"] |= {"first": loss, "mean": loss, "nonfinite": 40 * broken, "first_nonfinite_iteration": 90}
+        names = ("squared_loss", "target_variance", "target_variance_maximised")
+        numbers["output"] |= dict.fromkeys(names, None if broken else 0.5) | {"loss_applies": "unknown"}
+
+    journal = Journal()
+    found = [journal.add(report) for report in made_up_run(squared)]
+    assert [item.kind for item in found[-1]][:1] == ["nonfinite"]
+    assert journal.failed == {}

@@ -544,6 +544,13 @@ def test_weights_that_shrink_while_the_loss_rises_again() -> None:
     assert found_with("weight_collapse", small, losses([2.2, 1.8, 1.7, 1.9, 2.0])) is not None
 
 
+def test_a_likelihood_below_zero_has_another_sign() -> None:
+    """It is no progress, however low it gets."""
+    rising = [2.3, 3.0, 4.0, 5.0, 6.0]
+    negated = losses([-value for value in rising], rising)
+    assert found_with("loss_rising", negated, change("output", maximised=True)).severity == "error"
+
+
 def test_momentum_is_no_maximised_loss() -> None:
     """Steps go along the gradient from the first epoch on, or nothing is said of the sign."""
     unknown = change("output", maximised=None)

@@ -107,7 +107,7 @@ def _stopped_by_its_schedule(history: History) -> Iterator[Finding]:
     still = history.streak(
         lambda report: (
             _rate_over_start(history, report) < _FALLEN
-            and 0 < max(_ratios(report, "ratio").values(), default=0.0) < t.update_small
+            and max(_ratios(report, "ratio").values(), default=1.0) < t.update_small
         )
     )
     if len(still) < 2 or 3 * len(still) < len(rows) or (history.progress or 0.0) > _MUCH_LEFT:

@@ -116,6 +116,7 @@ def no_gradient(history: History) -> Iterator[Finding]:
             since=history.since(lambda report: all(_has_none(report, name) for name in used)),
             damage="nothing is learned" if everything else "the layers before the cut do not learn",
             layers=used,
+            aside=aside,
         )
     frozen = [name for name in history.layers if updates.get(name) and not updates[name]["trainable"]]
     for names, reason in (
