@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ignite_act.findings.history import History
-from ignite_act.findings.judging import in_order, judge
+from ignite_act.findings.judging import judge
+from ignite_act.findings.order import in_order
 from ignite_act.findings.thresholds import Thresholds
 from ignite_act.report import EpochReport, Finding
 
