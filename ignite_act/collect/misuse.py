@@ -15,6 +15,7 @@ from ignite_act.collect.torch_internals import shape_of
 _AGAIN = {
     "LogSoftmax": ("Softmax",),
     "Softmax": ("Softmax",),
+    "Logsumexp": ("Softmax",),
     "BinaryCrossEntropyWithLogits": ("Softmax", "Sigmoid", "Hardsigmoid"),
     "Sigmoid": ("Sigmoid", "Hardsigmoid"),
 }
@@ -39,7 +40,7 @@ class Misuse(NamedTuple):
             the name of a function, ``"layer"``, or "".
         normalises: whether it divides the output by its norm.
         distance: whether it is a distance between outputs and targets, and no likelihood.
-        pairs: whether a column of outputs ``(N, 1)`` is broadcast against a row ``(N,)`` of constants.
+        pairs: whether outputs ``(N, 1, ...)`` are broadcast against constants ``(N, ...)``, or the other way round.
     """
 
     applies_again: str = ""
@@ -91,24 +92,28 @@ def _no_logarithm(maker: str) -> str:
 
 
 def _is_of_pairs(node: Any) -> bool:
-    """Whether outputs ``(N, 1)`` meet constants ``(N,)``, or the other way round, which makes ``(N, N)`` of them."""
+    """Whether outputs ``(N, 1, ...)`` meet constants ``(N, ...)``, or the other way round: all pairs are compared.
+
+    Outputs that the loss has given another axis itself are compared in pairs on purpose.
+    """
     shape, name, parents = shape_of(node), name_of(node), [parent for parent, _ in node.next_functions]
     if name in _COMPARING:  # torch's own losses expand both to the same shape
-        return bool(parents) and name_of(parents[0]) == "Expand" and _is_square_of(shape_of(parents[0]), parents[0])
-    if name not in _COMBINING:
+        return bool(parents) and name_of(parents[0]) == "Expand" and _is_root_of(shape_of(parents[0]), parents[0])
+    if name not in _COMBINING or any(name_of(parent) == "Unsqueeze" for parent in parents):
         return False
-    return all(parent is None or _is_square_of(shape, parent) or _is_weighted(shape, parent) for parent in parents)
+    return all(parent is None or _is_root_of(shape, parent) or _is_weighted(shape, parent) for parent in parents)
 
 
 def _is_weighted(shape: tuple[int, ...], node: Any) -> bool:
     """Whether a node multiplies outputs with constants, as in ``target * rate``."""
     parents = [parent for parent, _ in node.next_functions]
-    return name_of(node) == "Mul" and all(parent is None or _is_square_of(shape, parent) for parent in parents)
+    return name_of(node) == "Mul" and all(parent is None or _is_root_of(shape, parent) for parent in parents)
 
 
-def _is_square_of(shape: tuple[int, ...], node: Any) -> bool:
-    """Whether a shape is ``(N, N)`` and a node's result ``(N, 1)`` or ``(N,)``, possibly expanded."""
+def _is_root_of(shape: tuple[int, ...], node: Any) -> bool:
+    """Whether a shape is ``(N, N, ...)`` and a node's result ``(N, 1, ...)`` or ``(N, ...)``, possibly expanded."""
     if name_of(node) == "Expand":
         node = node.next_functions[0][0]
-    own = shape_of(node)
-    return len(shape) == 2 and shape[0] == shape[1] > 1 and own in ((shape[0], 1), (shape[0],))
+    if len(shape) < 2 or shape[0] != shape[1] or shape[0] < 2:
+        return False
+    return shape_of(node) in ((shape[0], 1, *shape[2:]), (shape[0], *shape[2:]))

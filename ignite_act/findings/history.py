@@ -16,6 +16,8 @@ from ignite_act.report import EpochReport
 INPUT, OUTPUT = "input", "output"
 _ALIKE = 2.0
 """Largest factor between losses that are taken to be the same: label smoothing, weight penalties, auxiliary losses."""
+_ROBUST = 0.1
+"""Difference to half a square that a few large errors make."""
 _DRIFT = 4.0
 """How many times more the targets must change by one sign of the error than by the other."""
 Row = Mapping[str, Any]
@@ -102,6 +104,12 @@ class History:
         """Whether the reported loss is the mean squared error that the outputs' gradient points to."""
         known = self._first_losses("squared_loss")
         return bool(known) and all(abs(abs(own) / other - 1) < 0.02 for own, other in known)
+
+    @functools.cached_property
+    def is_robust(self) -> bool:
+        """Whether the reported loss is a mean of Huber's, which is half a square: its targets lie beyond those read."""
+        known = self._first_losses("squared_loss") if self.last.output.get("distance") else []
+        return bool(known) and all(abs(own / (2 * other) - 1) < _ROBUST for own, other in known)
 
     @functools.cached_property
     def is_linear(self) -> bool:
@@ -295,11 +303,14 @@ class History:
 
     @property
     def falling(self) -> bool:
-        """Whether the training loss of the last epoch, or its validation loss, is clearly lower than all before it."""
+        """Whether the loss of either split is clearly lower than all before it, or has fallen steadily."""
         share = self.thresholds.stalled
         courses = [[value for _, value in course] for course in (self.train_losses, self.validation_losses)]
         lowest = [(min(course[:-1]), course[-1]) for course in courses if len(course) > 1]
-        return any(now < before - share * abs(before) for before, now in lowest)
+        if any(now < before - share * abs(before) for before, now in lowest):
+            return True
+        steadily = [course for course in courses if len(course) > 2 and course[-3] > course[-2] > course[-1]]
+        return any(course[-1] < course[0] - share * abs(course[0]) for course in steadily)
 
     # The numbers of a layer over the epochs.
 

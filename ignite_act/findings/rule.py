@@ -38,7 +38,7 @@ def by_harm(history: History, *, mistake: bool = False) -> Severity:
     """
     if history.stalled:
         return "error"
-    return "info" if history.learning and not mistake else "warning"
+    return "info" if (history.learning or history.falling) and not mistake else "warning"
 
 
 def finding(

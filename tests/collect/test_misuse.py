@@ -81,6 +81,8 @@ SOUND: dict[str, Loss] = {
     "focal": focal,
     "contrastive": contrastive,
     "ranking": ranking,
+    "to all others": lambda z: (z[:, None] - torch.randn(SIZE, CLASSES)).square().sum(2).exp().neg().mean(),
+    "one to all others": lambda z: (z[:, 0].unsqueeze(1) - NUMBER).abs().mean(),
     "Cox": cox,
     "distilled": distilled,
     "letters": lambda z: of_letters(z.log_softmax(1)),
@@ -100,6 +102,10 @@ DISTANCES: dict[str, Loss] = {
 WRONG: dict[str, tuple[Loss, Misuse]] = {
     "softmax twice": (lambda z: F.cross_entropy(z.softmax(1), CLASS), Misuse("softmax")),
     "softmax twice, warm": (lambda z: F.kl_div(z.softmax(1).log_softmax(1), ONE_HOT), Misuse("softmax")),
+    "softmax twice, in torch's distribution": (
+        lambda z: -torch.distributions.Categorical(logits=z.softmax(1)).log_prob(CLASS).mean(),
+        Misuse("softmax"),
+    ),
     "probabilities for logits": (
         lambda z: F.binary_cross_entropy_with_logits(z.sigmoid(), ONE_HOT, pos_weight=torch.full((3,), 9.0)),
         Misuse("sigmoid"),
@@ -161,6 +167,16 @@ def test_columns_against_rows(name: str, squeezed: bool) -> None:
     assert seen(PAIRS[name], units=1, squeezed=squeezed).pairs
     fitting = NUMBER if squeezed else NUMBER[:, None]
     assert not seen(lambda z: F.mse_loss(z, fitting) + (z - fitting).abs().mean(), units=1, squeezed=squeezed).pairs
+
+
+def test_rows_of_several_numbers() -> None:
+    """A channel that was kept; of pictures, too."""
+    series = torch.randn(SIZE, 5)
+    for shape in ((SIZE, 1, 5), (SIZE, 1, 5, 1)):
+        kept = lambda z, shape=shape: F.mse_loss(z.reshape(shape), series.reshape(SIZE, 5, *shape[3:]))  # noqa: E731
+        assert seen(kept, units=5).pairs
+        fitting = lambda z, shape=shape: F.mse_loss(z.reshape(shape), series.reshape(shape))  # noqa: E731
+        assert not seen(fitting, units=5).pairs
 
 
 def test_a_window_restored_in_its_middle_knows_it() -> None:

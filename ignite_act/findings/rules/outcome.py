@@ -16,6 +16,10 @@ _LOW = 0.3
 """A mean loss below this share of the reference is low: what is left may well be noise."""
 _BARELY = 0.004
 """Share of the constant prediction's loss that a network learns of samples with wrong labels in a few epochs."""
+_KNOWS = 0.3
+"""Accuracy above that of a constant prediction with which a loss that swings is that of a few sure mistakes."""
+_LEARNED_BY_HEART = 0.2
+"""Training loss over its start that so few epochs reach on few samples only."""
 _VARIES = 0.1
 """Standard deviation over the samples of a logit, or of an output over that of the targets, of a network that does."""
 _FAR = 0.8
@@ -80,7 +84,7 @@ def oscillation(history: History) -> Iterator[Finding]:
     yield finding(
         history,
         "oscillation",
-        "warning",
+        "info" if (history.accuracy_gain or 0.0) > _KNOWS else "warning",
         "deviation of the loss from its mean, over its mean",
         swing,
         history.thresholds.oscillation,
@@ -332,7 +336,9 @@ def _by_heart(history: History) -> bool:
         or (accuracies and _gains(accuracies, t.chance))
     ):
         return False
-    fell = trained < (1 - t.learned) * train[0][1]
+    fell = (
+        _LEARNED_BY_HEART * train[0][1] < trained < (1 - t.learned) * train[0][1]
+    )  # lower with few samples: overfitting
     return fell and min(values) > 0.97 * start and values[-1] > min(values) * (1 + t.stalled)
 
 

@@ -59,6 +59,7 @@ def input_scale(history: History) -> Iterator[Finding]:
         threshold,
         "subtract the mean and divide by the standard deviation of the training data",
         "or put a normalisation layer in front",
+        layer=next((name for name in history.first.signal if name not in (INPUT, OUTPUT)), None),
         since=history.first.epoch,
         source="LeCun, Bottou, Orr and Müller 1998",
         mean=mean,

@@ -306,10 +306,16 @@ def output_probabilities(history: History) -> Iterator[Finding]:
             0.0,
             "all",
             "put a log_softmax before the loss, or use CrossEntropyLoss, which expects logits",
-            layer=row["producer"] or row["function"] or None,
+            layer=_made_in(history, row),
             since=history.first.epoch,
             taken=taken or row["function"],
         )
+
+
+def _made_in(history: History, row: Row) -> str | None:
+    """Where an output was made: the module, the site of a function, or the last layer."""
+    function = row["function"]
+    return row["producer"] or (function if function in history.last.activations else history.output_layer)
 
 
 def _is_doubtful(history: History, row: Row) -> bool:
@@ -340,7 +346,7 @@ def _probabilities(history: History, row: Row) -> Iterator[Finding]:
             0.99,
             f"leave out the {function or applies} before the loss: it expects logits",
             "or take a loss of probabilities: NLLLoss of log-probabilities, BCELoss",
-            layer=row["producer"] or function or None,
+            layer=_made_in(history, row),
             since=history.since(lambda report: report.output.get("probabilities", 0) > 0.99)
             if not row["applies_again"]
             else history.first.epoch,
@@ -361,13 +367,13 @@ def output_activation(history: History) -> Iterator[Finding]:
 def _cut_off(history: History, row: Row) -> Iterator[Finding]:
     if not row or any(_probabilities(history, row)) or row["function"] == "log_softmax":
         return
-    if row["function"] == "softmax" and not row["distance"]:
+    if row["function"] == "softmax" and not history.is_robust:
         return
     function, logits = row["function"], row["loss_applies"] in ("softmax", "sigmoid")
     logits = logits and not _is_doubtful(history, row)
     logits = logits and not history.is_squared
     blocked = row["min"] == 0.0 and (row["blocked"] or 0.0) > _BLOCKED and bool(function or row["max"])
-    beyond = bool(function) and (history.is_squared or row["distance"]) and (row["beyond"] or 0.0) > _BLOCKED
+    beyond = bool(function) and (history.is_squared or history.is_robust) and (row["beyond"] or 0.0) > _BLOCKED
     if not blocked and not beyond and not (logits and function):
         return
     threshold: float | str = _BLOCKED
