@@ -662,7 +662,7 @@ def list_findings() -> None:
     measured = measurement()
     console = Console(highlight=False)
     console.print(tables.kinds_table(measured))
-    console.print(f"measured by {measured.command}")
+    console.print(f"counted by {measured.command}, {measured.when}")
 
 
 if __name__ == "__main__":

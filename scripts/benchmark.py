@@ -375,8 +375,8 @@ PARTS = ("tuned", "held_out", "kept_out", "unseen", "fresh", "real", "exam", "bl
 @click.option("--seeds", default=3, show_default=True, help="runs of each case")
 @click.option("--jobs", default=2, show_default=True, help="processes, with one thread each")
 @click.option("--misses", is_flag=True, help="name every run that was judged wrongly")
-@click.option("--save", is_flag=True, help="keep the figures for `ignite-act findings`")
-def findings(parts: tuple[str, ...], seeds: int, jobs: int, misses: bool, save: bool) -> None:
+@click.option("--save", metavar="WHEN", help="keep the figures for `ignite-act findings`; say when they are counted")
+def findings(parts: tuple[str, ...], seeds: int, jobs: int, misses: bool, save: str | None) -> None:
     """Judges every run of the zoo: how often the right kind comes first, how often healthy runs raise an alarm."""
     everything: list[Any] = []
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
@@ -390,10 +390,10 @@ def findings(parts: tuple[str, ...], seeds: int, jobs: int, misses: bool, save: 
         everything += outcomes
     if save:
         options = "".join(f" --part {part}" for part in parts) + f" --seeds {seeds}"
-        save_outcomes(f"python scripts/benchmark.py findings{options}", everything)
+        save_outcomes(f"python scripts/benchmark.py findings{options}", save, everything)
 
 
-def save_outcomes(command: str, outcomes: Sequence[Any]) -> None:
+def save_outcomes(command: str, when: str, outcomes: Sequence[Any]) -> None:
     """Writes what `ignite_act.findings.measured` reads."""
     healthy = [outcome for outcome in outcomes if outcome.kind == "healthy"]
     kinds = {
@@ -405,7 +405,7 @@ def save_outcomes(command: str, outcomes: Sequence[Any]) -> None:
         for kind in KINDS
     }
     path = Path(measured.__file__).with_name("measured.json")
-    content = {"command": command, "healthy": len(healthy), "kinds": kinds}
+    content = {"command": command, "when": when, "healthy": len(healthy), "kinds": kinds}
     path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 

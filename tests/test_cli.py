@@ -265,7 +265,7 @@ def test_findings(invoke, monkeypatch, columns):
     assert [word for word in first if word in KINDS] == list(KINDS)
     counted = measurement()
     said = " ".join(done.stdout.split())
-    assert said.endswith(f"measured by {counted.command}")
+    assert said.endswith(f"counted by {counted.command}, {counted.when}")
     assert counted.healthy >= 40
     for kind, own in counted.kinds.items():
         assert 0 <= own.first <= own.runs

@@ -25,12 +25,14 @@ class Measurement(NamedTuple):
     """What was counted, and on what.
 
     Attributes:
-        command: prints the same figures.
+        command: counts them.
+        when: they were counted: rules change, and what they were corrected on is no measure of them.
         healthy: how many healthy runs there were.
         kinds: by identifier.
     """
 
     command: str
+    when: str
     healthy: int
     kinds: dict[str, Measured]
 
@@ -40,4 +42,4 @@ def measurement() -> Measurement:
     text = resources.files(__package__).joinpath("measured.json").read_text(encoding="utf-8")
     stored = json.loads(text)
     kinds = {kind: Measured(**numbers) for kind, numbers in stored["kinds"].items()}
-    return Measurement(stored["command"], stored["healthy"], kinds)
+    return Measurement(stored["command"], stored["when"], stored["healthy"], kinds)
