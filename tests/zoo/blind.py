@@ -1,4 +1,4 @@
-"""Realistic models and trainings, written without knowledge of the rules: nothing is tuned on them."""
+"""Realistic models and trainings, written without knowledge of the rules: seen once before these saw them."""
 
 from __future__ import annotations
 
