@@ -1,4 +1,4 @@
-"""Realistic models and trainings, written without knowledge of the rules: seen once before these saw them."""
+"""Realistic models and trainings, written without knowledge of the rules: judged once before these saw them."""
 
 from __future__ import annotations
 
