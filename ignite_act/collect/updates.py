@@ -243,7 +243,7 @@ class UpdateCollector(PassCollector):
     def _find_others(self, call: ModelCall) -> None:
         """Looks for weights that the forward used and that are not registered. Shards stand for others, all of them."""
         own = {id(parameter) for parameter in self.model.parameters()}
-        if not self._layers or any(map(is_distributed, self.model.parameters())) or flat_pieces(self.model):
+        if not own or any(map(is_distributed, self.model.parameters())) or flat_pieces(self.model):
             return
         known = {id(other()) for other in self._others.values()}
         for weight in weights_behind(call.outputs.values(), call.inputs.values()):

@@ -66,6 +66,7 @@ _MOVES = (
     _Move("no_gradient", _LAST, 1.0, lambda own, _: own.severity == "info" and own.evidence["value"] != "None"),
     # What is constant to the last bit passes nothing back; so does what fades between two layers.
     _Move("constant_output", "vanishing_gradient", _BEFORE, lambda own, _: own.evidence["value"] == 0.0),
+    _Move("constant_output", "dead_units", _BEFORE, lambda own, _: bool(own.evidence.get("latents"))),
     _Move(
         "vanishing_gradient",
         "constant_output",

@@ -20,6 +20,8 @@ _KNOWS = 0.3
 """Accuracy above that of a constant prediction with which a loss that swings is that of a few sure mistakes."""
 _LEARNED_BY_HEART = 0.2
 """Training loss over its start that so few epochs reach on few samples only."""
+_SAME_LOSS = 0.5
+"""Factor between the first training and validation loss beyond which the two are not the same loss."""
 _VARIES = 0.1
 """Standard deviation over the samples of a logit, or of an output over that of the targets, of a network that does."""
 _FAR = 0.8
@@ -328,6 +330,8 @@ def _by_heart(history: History) -> bool:
     trained = dict(train).get(validation[-1][0], train[-1][1])  # in the same epoch
     if constant is not None:
         return min(values) > 0.97 * constant and trained < 0.98 * min(train[0][1], constant)
+    if not _SAME_LOSS * train[0][1] < values[0] < train[0][1] / _SAME_LOSS:
+        return False  # what is called a loss in the evaluator is another number: a policy's reward, say
     start, accuracies = history.initial_loss, [value for _, value in history.scores("accuracy", "validation")]
     if (
         not 0 < history.forwards_a_step < _RANKING

@@ -510,6 +510,7 @@ def _collapsed_latents(history: History) -> Iterator[Finding]:
         layer=asleep[0],
         since=history.since(lambda report: report.output.get("latents", {}).get(asleep[0], math.inf) < t.latent_nats),
         damage="the latents carry nothing (posterior collapse)",
+        latents=True,
         source="Bowman et al. 2016 (posterior collapse)",
     )
 
