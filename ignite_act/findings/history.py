@@ -16,7 +16,7 @@ from ignite_act.report import EpochReport
 INPUT, OUTPUT = "input", "output"
 _ALIKE = 2.0
 """Largest factor between losses that are taken to be the same: label smoothing, weight penalties, auxiliary losses."""
-_ROBUST = 0.1
+_ROBUST = 0.05
 """Difference to half a square that a few large errors make."""
 _DRIFT = 4.0
 """How many times more the targets must change by one sign of the error than by the other."""
@@ -108,7 +108,8 @@ class History:
     @functools.cached_property
     def is_robust(self) -> bool:
         """Whether the reported loss is a mean of Huber's, which is half a square: its targets lie beyond those read."""
-        known = self._first_losses("squared_loss") if self.last.output.get("distance") else []
+        alone = self.last.output.get("distance") and not self.last.output.get("heads")
+        known = self._first_losses("squared_loss") if alone else []
         return bool(known) and all(abs(own / (2 * other) - 1) < _ROBUST for own, other in known)
 
     @functools.cached_property
