@@ -16,7 +16,7 @@ from ignite_act.report import EpochReport
 INPUT, OUTPUT = "input", "output"
 _ALIKE = 2.0
 """Largest factor between losses that are taken to be the same: label smoothing, weight penalties, auxiliary losses."""
-_ROBUST = 0.05
+_ROBUST = 0.1
 """Difference to half a square that a few large errors make."""
 _DRIFT = 4.0
 """How many times more the targets must change by one sign of the error than by the other."""

@@ -373,7 +373,8 @@ def _cut_off(history: History, row: Row) -> Iterator[Finding]:
     logits = logits and not _is_doubtful(history, row)
     logits = logits and not history.is_squared
     blocked = row["min"] == 0.0 and (row["blocked"] or 0.0) > _BLOCKED and bool(function or row["max"])
-    beyond = bool(function) and (history.is_squared or history.is_robust) and (row["beyond"] or 0.0) > _BLOCKED
+    beyond = bool(function) and row is history.last.output and (history.is_squared or history.is_robust)
+    beyond = beyond and (row["beyond"] or 0.0) > _BLOCKED
     if not blocked and not beyond and not (logits and function):
         return
     threshold: float | str = _BLOCKED
