@@ -296,7 +296,13 @@ class History:
 
     @functools.cached_property
     def improving(self) -> bool:
-        """Whether the validation loss fell in each of the last epochs: what is learned holds for other samples."""
+        """Whether the validation loss fell in each of the last epochs: what is learned holds for other samples.
+
+        An accuracy that falls at the same time speaks against it.
+        """
+        accuracies = [value for _, value in self.scores("accuracy", "validation")[-self.thresholds.patience - 1 :]]
+        if accuracies and accuracies[-1] < accuracies[0]:
+            return False
         values = [value for _, value in self.validation_losses[-self.thresholds.patience - 1 :]]
         falls = all(after < before for before, after in itertools.pairwise(values))
         least = self.thresholds.improving * abs(values[0]) if values else 0.0

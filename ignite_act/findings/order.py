@@ -63,7 +63,7 @@ _MOVES = (
     # Something multiplies the gradient by 0; the layer stands aside; or that it has none is meant.
     _Move("no_gradient", "constant_output", _BEHIND, lambda own, _: own.evidence["value"] == 0.0),
     _Move("no_gradient", _LAST, _BEHIND, lambda own, _: bool(own.evidence.get("aside"))),
-    _Move("no_gradient", _LAST, 1.0, lambda own, _: own.severity == "info" and own.evidence["value"] != "None"),
+    _Move("no_gradient", _LAST, 1.0, lambda own, _: bool(own.evidence.get("meant"))),
     # What is constant to the last bit passes nothing back; so does what fades between two layers.
     _Move("constant_output", "vanishing_gradient", _BEFORE, lambda own, _: own.evidence["value"] == 0.0),
     _Move("constant_output", "dead_units", _BEFORE, lambda own, _: bool(own.evidence.get("latents"))),

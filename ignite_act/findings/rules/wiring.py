@@ -119,11 +119,11 @@ def no_gradient(history: History) -> Iterator[Finding]:
             aside=aside,
         )
     frozen = [name for name in history.layers if updates.get(name) and not updates[name]["trainable"]]
-    for names, reason in (
-        (frozen, "frozen: requires_grad is False"),
-        (unused, "no forward was seen to call it"),
-        (idle, "called, but the loss does not depend on it"),
-        (_lost(history), "has a gradient so small that every step is lost in rounding"),
+    for names, reason, meant in (
+        (frozen, "frozen: requires_grad is False", True),
+        (unused, "no forward was seen to call it", True),
+        (idle, "called, but the loss does not depend on it", True),
+        (_lost(history), "has a gradient so small that every step is lost in rounding", False),
     ):
         if names and not used:
             yield finding(
@@ -133,11 +133,14 @@ def no_gradient(history: History) -> Iterator[Finding]:
                 reason,
                 len(names),
                 0,
-                "nothing to do if this is meant",
+                "nothing to do if this is meant"
+                if meant
+                else "look at what makes it so small: a gate, a router, a factor",
                 layer=names[0],
                 since=history.first.epoch,
-                damage="none if it is meant",
+                damage="none if it is meant" if meant else "it stays as it is",
                 layers=names,
+                meant=meant,
             )
 
 
