@@ -15,7 +15,7 @@ from ignite_act.findings import KINDS
 
 SMALL = ("tuned", "held_out", "kept_out", "unseen", "fresh")
 REAL = ("real", "exam", "blind")
-ATTAINED = {"real": 0.72, "exam": 0.88, "blind": 0.6}
+ATTAINED = {"real": 0.7, "exam": 0.85, "blind": 0.75}
 """Share of the faulty runs with realistic models of which the right kind comes first: less than the 0.95 of the others.
 What is missed is in the README."""
 HARM = 0.1
