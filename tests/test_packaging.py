@@ -41,7 +41,7 @@ def test_wheel_has_the_package_and_nothing_else(wheel):
     """The wheel holds every module of the package, the type marker and the licence, and no tests or scripts."""
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if not name.endswith("/")}
-    sources = (path for pattern in ("*.py", "py.typed", "*.html", "*.css", "*.js")
+    sources = (path for pattern in ("*.py", "*.json", "py.typed", "*.html", "*.css", "*.js")
                for path in (ROOT / "ignite_act").rglob(pattern))  # fmt: skip
     inside = {name for name in names if ".dist-info/" not in name}
     assert inside == {str(path.relative_to(ROOT)) for path in sources}

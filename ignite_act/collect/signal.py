@@ -101,7 +101,10 @@ class SignalCollector(PassCollector):
             self._read(INPUT, given)
             if not self._others:
                 others = {place: own for place, own in call.inputs.items() if own is not given and _is_number(own)}
-                self._others = {place: largest(local_part(own.detach().float())) for place, own in others.items()}
+                self._others = {
+                    place.partition(".")[2] or place: largest(local_part(own.detach().float()))
+                    for place, own in others.items()
+                }
             if is_sample(self._forwards):
                 self._input.follow(given.device)
                 self._input.update(local_part(given))
