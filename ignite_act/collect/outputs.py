@@ -18,7 +18,7 @@ from ignite_act.collect.attention import sharpness
 from ignite_act.collect.graphs import Reading, function_of, mark, reading
 from ignite_act.collect.latents import information
 from ignite_act.collect.layers import find_layers
-from ignite_act.collect.misuse import NONE, Misuse, misuse
+from ignite_act.collect.loss_graph import NOTHING, LossFacts, loss_facts
 from ignite_act.collect.names import clean
 from ignite_act.collect.passes import ModelCall, PassCollector, Place, is_sample
 from ignite_act.collect.torch_internals import backward_number, is_distributed, why_unreadable, without_functions
@@ -54,7 +54,7 @@ class _Head:
         likelihoods: axis -> what the gradients say of the loss.
         function, producer: the activation function that made it, and the module it was called in.
         read, fed: backwards whose loss read it, and backwards in which other layers read it first.
-        misuse: what the loss does with it that it should not.
+        facts: what the loss does with it.
     """
 
     seen: list[Tensor] = field(default_factory=list)
@@ -64,7 +64,7 @@ class _Head:
     producer: str = ""
     read: int = 0
     fed: int = 0
-    misuse: Misuse = NONE
+    facts: LossFacts = NOTHING
 
     def loss(self) -> tuple[dict[str, Any], int]:
         """What is known of the loss, and the axis of the classes that it goes with."""
@@ -82,7 +82,7 @@ class _Head:
         kept = [seen for seen in self.seen if seen.shape == self.seen[-1].shape]
         seen = torch.stack([item.cpu() for item in kept])  # (forwards, axes, numbers)
         loss, axis = self.loss()
-        if self.misuse.distance:
+        if self.facts.distance:
             loss = loss | _NO_LIKELIHOOD
         index = 1 if axis == 1 and seen.shape[1] > 1 else 0
         low, high, variation, scale, probabilities, spread, uneven = seen[:, index].unbind(1)
@@ -100,7 +100,7 @@ class _Head:
             "producer": self.producer,
             "backwards": max((item.steps for item in self.likelihoods.values()), default=0),
             **loss,
-            **self.misuse._asdict(),
+            **self.facts._asdict(),
         }
 
     def merge(self, other: _Head) -> None:
@@ -121,7 +121,7 @@ class _Head:
             "seen": [seen.cpu().clone() for seen in self.seen],
             "units": list(self.units),
             "likelihoods": {axis: item.state_dict() for axis, item in self.likelihoods.items()},
-            "misuse": tuple(self.misuse),
+            "facts": tuple(self.facts),
         }
 
     @classmethod
@@ -129,7 +129,7 @@ class _Head:
         """From its ``state``."""
         likelihoods = {axis: Likelihood(**item) for axis, item in state["likelihoods"].items()}
         lists = {"seen": list(state["seen"]), "units": list(state["units"])}
-        return cls(**{**state, **lists, "likelihoods": likelihoods, "misuse": Misuse(*state["misuse"])})
+        return cls(**{**state, **lists, "likelihoods": likelihoods, "facts": LossFacts(*state["facts"])})
 
 
 class _Look:
@@ -138,14 +138,14 @@ class _Look:
     def __init__(self, outputs: Mapping[str, Tensor]) -> None:
         self.places = tuple(outputs)
         self.number = mark(outputs)
-        self._known: tuple[int, Reading, Misuse] | None = None
+        self._known: tuple[int, Reading, LossFacts] | None = None
 
-    def reading(self, own: Iterable[nn.Parameter]) -> tuple[Reading, Misuse]:
-        """Which outputs the loss of the running backward reads, and what it does with them that it should not."""
+    def reading(self, own: Iterable[nn.Parameter]) -> tuple[Reading, LossFacts]:
+        """Which outputs the loss of the running backward reads, and what it does with them."""
         backward = backward_number()
         if self._known is None or self._known[0] != backward:
             found, operations = reading(self.number, self.places, {id(parameter) for parameter in own})
-            self._known = backward, found, misuse(operations)
+            self._known = backward, found, loss_facts(operations)
         return self._known[1:]
 
 
@@ -181,7 +181,7 @@ class OutputCollector(PassCollector):
       class; ``entropy_within``: mean entropy of the targets of a step, far below ``entropy``, that of all, if they are
       sorted;
     - ``applies_again``, ``takes_logarithms_of``, ``normalises``, ``distance``, ``pairs``: what the loss does with the
-      output, see `collect.misuse`;
+      output, see `collect.loss_graph`;
     - ``blocked``: share of the outputs that are exactly 0 and that the loss wants below;
     - if the loss is a mean squared error: ``squared_loss``, of the first step looked at, ``target_variance``, which is
       the loss of a constant prediction, ``target_variance_maximised``, the same if it is maximised, and ``beyond``, the
@@ -280,9 +280,9 @@ class OutputCollector(PassCollector):
         head = self._heads.get(place)
         if head is None:
             return
-        found, wrong = look.reading(self.model.parameters())
+        found, facts = look.reading(self.model.parameters())
         head.fed += place in found.fed
-        head.misuse = wrong
+        head.facts = facts
         if place not in found.read:
             return
         head.read += 1

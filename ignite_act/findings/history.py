@@ -259,6 +259,11 @@ class History:
             return max(pairs[-1][1] for pairs in known) - self.chance
         return max(pairs[-1][1] - pairs[0][1] for pairs in known) if len(self.reports) > 1 else None
 
+    @property
+    def accurate(self) -> bool:
+        """Whether it is right far more often than a constant prediction, whatever the loss says."""
+        return (self.accuracy_gain or 0.0) > self.thresholds.accurate
+
     @functools.cached_property
     def at_chance(self) -> bool:
         """Whether the network is known to do no better than a constant prediction, or than at its start.

@@ -29,7 +29,7 @@ def harm(history: History) -> str:
 def by_harm(history: History, *, mistake: bool = False) -> Severity:
     """How bad something is by what it is seen to do.
 
-    An error is what goes with a network that is known not to learn. While the network learns, a number from its inside
+    An error goes with a network that is known not to learn. While it learns, or its loss falls, a number from its inside
     is an information. Where no progress is known, nothing is an error.
 
     Args:

@@ -56,6 +56,7 @@ class Thresholds:
             loss from epoch to epoch over its mean.
         sorted_targets: entropy of the targets within a step over that of all.
         chance: accuracy above that of a constant prediction that is no more than chance.
+        accurate: accuracy above that of a constant prediction with which a high loss is that of a few sure mistakes.
         improving: share of the validation loss by which it falls within the patience, where it goes on falling.
         patience: epochs over which a trend must hold.
     """
@@ -96,5 +97,6 @@ class Thresholds:
     oscillation: float = 0.25
     sorted_targets: float = 0.5
     chance: float = 0.05
+    accurate: float = 0.3
     improving: float = 0.02
     patience: int = 3

@@ -16,8 +16,6 @@ _LOW = 0.3
 """A mean loss below this share of the reference is low: what is left may well be noise."""
 _BARELY = 0.004
 """Share of the constant prediction's loss that a network learns of samples with wrong labels in a few epochs."""
-_KNOWS = 0.3
-"""Accuracy above that of a constant prediction with which a loss that swings is that of a few sure mistakes."""
 _LEARNED_BY_HEART = 0.2
 """Training loss over its start that so few epochs reach on few samples only."""
 _SAME_LOSS = 0.5
@@ -86,7 +84,7 @@ def oscillation(history: History) -> Iterator[Finding]:
     yield finding(
         history,
         "oscillation",
-        "info" if (history.accuracy_gain or 0.0) > _KNOWS else "warning",
+        "info" if history.accurate else "warning",
         "deviation of the loss from its mean, over its mean",
         swing,
         history.thresholds.oscillation,

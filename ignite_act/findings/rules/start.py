@@ -119,18 +119,7 @@ def _grown_outputs(history: History) -> Iterator[Finding]:
         return  # they have been thrown there
     if not first or not finite(scale) or (history.progress or 0.0) <= 0 or scale < t.grown_outputs * max(first, 1.0):
         return
-    yield finding(
-        history,
-        "initial_loss",
-        by_harm(history),
-        "largest output over that of the first forward",
-        scale / first,
-        t.grown_outputs,
-        "standardise the targets: subtract their mean, divide by their standard deviation",
-        layer=history.output_layer,
-        since=history.first.epoch,
-        source="LeCun, Bottou, Orr and Müller 1998, for inputs",
-    )
+    yield _targets_are_far(history, "largest output over that of the first forward", scale / first, t.grown_outputs)
 
 
 def _far_by_the_loss(history: History) -> Iterator[Finding]:
@@ -142,17 +131,11 @@ def _far_by_the_loss(history: History) -> Iterator[Finding]:
     error = min(start, start**0.5)
     if error < t.target_scale * max(own, 1.0):
         return
-    yield finding(
+    yield _targets_are_far(
         history,
-        "initial_loss",
-        by_harm(history),
         "size of the first errors, by the loss, over the largest of the first outputs",
         error / own,
         t.target_scale,
-        "standardise the targets: subtract their mean, divide by their standard deviation",
-        layer=history.output_layer,
-        since=history.first.epoch,
-        source="LeCun, Bottou, Orr and Müller 1998, for inputs",
     )
 
 
@@ -163,13 +146,22 @@ def _far_targets(history: History) -> Iterator[Finding]:
         return  # a constant output is another matter
     if spread < max(history.thresholds.target_scale * own, history.thresholds.input_std):
         return
-    yield finding(
+    yield _targets_are_far(
         history,
-        "initial_loss",
-        by_harm(history),
         "standard deviation of the targets over that of the first outputs",
         spread / own,
         history.thresholds.target_scale,
+    )
+
+
+def _targets_are_far(history: History, quantity: str, value: float, threshold: float) -> Finding:
+    return finding(
+        history,
+        "initial_loss",
+        by_harm(history),
+        quantity,
+        value,
+        threshold,
         "standardise the targets: subtract their mean, divide by their standard deviation",
         layer=history.output_layer,
         since=history.first.epoch,

@@ -16,8 +16,6 @@ _FALLEN = 0.1
 """Learning rate over its start by which a schedule has lowered it, if the steps become small."""
 _MUCH_LEFT = 0.5
 """With more progress than this a schedule may well end the learning."""
-_KNOWS = 0.3
-"""Accuracy above that of a constant prediction of a network that has borne its steps."""
 _REPLACES = 1.0
 """Update ratio of a step that leaves nothing of a weight."""
 _AS_WEAK = 10.0
@@ -47,7 +45,7 @@ def update_too_large(history: History) -> Iterator[Finding]:
     bears_it = history.progress is not None and history.progress > (0.5 if lasting else t.learned)
     if bears_it or not (lasting or history.stalled or worse):
         return
-    if (history.accuracy_gain or 0.0) > _KNOWS:
+    if history.accurate:
         return
     report, ratios = large[0]
     worst = max(ratios, key=lambda name: ratios[name])

@@ -1,4 +1,4 @@
-"""What a loss does with outputs that it was not made for, as the graph of autograd shows it: no number decides.
+"""What a loss does with the outputs, as the graph of autograd shows it: no number decides.
 
 The outputs' gradient tells what a usual loss is, but not what became of it behind another function. The graph holds the
 operations themselves, be they in the model or in the loss.
@@ -31,7 +31,7 @@ _COMBINING = ("Sub", "Rsub", "Add")
 _BETWEEN = 6
 
 
-class Misuse(NamedTuple):
+class LossFacts(NamedTuple):
     """What a loss does with an output.
 
     Attributes:
@@ -50,12 +50,12 @@ class Misuse(NamedTuple):
     pairs: bool = False
 
 
-NONE = Misuse()
+NOTHING = LossFacts()
 """Nothing is wrong, as far as the graph shows."""
 
 
-def misuse(nodes: Iterable[Any]) -> Misuse:
-    """What the operations between some outputs and their loss do that they should not.
+def loss_facts(nodes: Iterable[Any]) -> LossFacts:
+    """What the operations between some outputs and their loss do with them.
 
     Args:
         nodes: of the graph, from the loss to the operations that made the outputs.
@@ -71,7 +71,7 @@ def misuse(nodes: Iterable[Any]) -> Misuse:
         pairs = pairs or _is_of_pairs(node)
     distance = any(name in _COMPARING for name in names) and not any(name.startswith(_LIKELY) for name in names)
     normalises = any(name.startswith(_NORMS) for name in names)
-    return Misuse(again, logarithms, normalises, distance, pairs)
+    return LossFacts(again, logarithms, normalises, distance, pairs)
 
 
 def _maker_of(node: Any) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from ignite_act.collect import OutputCollector
-from ignite_act.collect.misuse import NONE, Misuse
+from ignite_act.collect.loss_graph import NOTHING, LossFacts
 
 SIZE, CLASSES = 6, 3
 CLASS = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -22,7 +22,7 @@ LENGTHS = torch.full((2,), 3), torch.full((2,), 1)
 Loss = Callable[[Tensor], Tensor]
 
 
-def seen(loss: Loss, *last: nn.Module, units: int = CLASSES, squeezed: bool = False) -> Misuse:
+def seen(loss: Loss, *last: nn.Module, units: int = CLASSES, squeezed: bool = False) -> LossFacts:
     """What is said of a loss of outputs ``(6, units)``, or ``(6,)``."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, units), *last)
@@ -36,7 +36,7 @@ def seen(loss: Loss, *last: nn.Module, units: int = CLASSES, squeezed: bool = Fa
             loss(model(torch.randn(SIZE, 4))).backward()
             optimizer.step()
         (row,) = collector.finish().values()
-    return Misuse(*(row[name] for name in Misuse._fields))
+    return LossFacts(*(row[name] for name in LossFacts._fields))
 
 
 def focal(z: Tensor) -> Tensor:
@@ -99,25 +99,25 @@ DISTANCES: dict[str, Loss] = {
     "Huber": lambda z: F.huber_loss(z[:, 0], NUMBER),
     "of probabilities": lambda z: F.mse_loss(z.softmax(1), ONE_HOT),
 }
-WRONG: dict[str, tuple[Loss, Misuse]] = {
-    "softmax twice": (lambda z: F.cross_entropy(z.softmax(1), CLASS), Misuse("softmax")),
-    "softmax twice, warm": (lambda z: F.kl_div(z.softmax(1).log_softmax(1), ONE_HOT), Misuse("softmax")),
+WRONG: dict[str, tuple[Loss, LossFacts]] = {
+    "softmax twice": (lambda z: F.cross_entropy(z.softmax(1), CLASS), LossFacts("softmax")),
+    "softmax twice, warm": (lambda z: F.kl_div(z.softmax(1).log_softmax(1), ONE_HOT), LossFacts("softmax")),
     "softmax twice, in torch's distribution": (
         lambda z: -torch.distributions.Categorical(logits=z.softmax(1)).log_prob(CLASS).mean(),
-        Misuse("softmax"),
+        LossFacts("softmax"),
     ),
     "probabilities for logits": (
         lambda z: F.binary_cross_entropy_with_logits(z.sigmoid(), ONE_HOT, pos_weight=torch.full((3,), 9.0)),
-        Misuse("sigmoid"),
+        LossFacts("sigmoid"),
     ),
-    "softmax for logits": (lambda z: F.binary_cross_entropy_with_logits(z.softmax(1), ONE_HOT), Misuse("sigmoid")),
-    "sigmoid twice": (lambda z: F.binary_cross_entropy(z.sigmoid().sigmoid(), ONE_HOT), Misuse("sigmoid")),
-    "raw outputs": (lambda z: F.nll_loss(z, CLASS), Misuse("", "layer")),
-    "probabilities": (lambda z: F.nll_loss(z.softmax(1), CLASS), Misuse("", "softmax")),
-    "letters of probabilities": (lambda z: of_letters(z.softmax(1)), Misuse("", "softmax")),
+    "softmax for logits": (lambda z: F.binary_cross_entropy_with_logits(z.softmax(1), ONE_HOT), LossFacts("sigmoid")),
+    "sigmoid twice": (lambda z: F.binary_cross_entropy(z.sigmoid().sigmoid(), ONE_HOT), LossFacts("sigmoid")),
+    "raw outputs": (lambda z: F.nll_loss(z, CLASS), LossFacts("", "layer")),
+    "probabilities": (lambda z: F.nll_loss(z.softmax(1), CLASS), LossFacts("", "softmax")),
+    "letters of probabilities": (lambda z: of_letters(z.softmax(1)), LossFacts("", "softmax")),
     "in the plane": (
         lambda z: F.nll_loss(z.softmax(1).reshape(2, 3, 3).mT, CLASS.reshape(2, 3)),
-        Misuse("", "softmax"),
+        LossFacts("", "softmax"),
     ),
 }
 PAIRS: dict[str, Loss] = {
@@ -133,18 +133,18 @@ PAIRS: dict[str, Loss] = {
 
 @pytest.mark.parametrize("name", SOUND)
 def test_nothing_is_said_of_a_sound_loss(name: str) -> None:
-    assert seen(SOUND[name]) == NONE
+    assert seen(SOUND[name]) == NOTHING
 
 
 def test_a_loss_of_directions() -> None:
     """It normalises what it gets; there is nothing wrong with it."""
-    assert seen(lambda z: 1 - F.cosine_similarity(z, ONE_HOT).mean()) == Misuse(normalises=True)
-    assert seen(lambda z: (F.normalize(z) - ONE_HOT).square().mean()) == Misuse(normalises=True)
+    assert seen(lambda z: 1 - F.cosine_similarity(z, ONE_HOT).mean()) == LossFacts(normalises=True)
+    assert seen(lambda z: (F.normalize(z) - ONE_HOT).square().mean()) == LossFacts(normalises=True)
 
 
 @pytest.mark.parametrize("name", DISTANCES)
 def test_a_distance_is_no_likelihood(name: str) -> None:
-    assert seen(DISTANCES[name]) == Misuse(distance=True)
+    assert seen(DISTANCES[name]) == LossFacts(distance=True)
 
 
 @pytest.mark.parametrize("name", WRONG)
