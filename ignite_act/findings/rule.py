@@ -29,8 +29,8 @@ def harm(history: History) -> str:
 def by_harm(history: History, *, mistake: bool = False) -> Severity:
     """How bad something is by what it is seen to do.
 
-    An error goes with a network that is known not to learn. While it learns, or its loss falls, a number from its inside
-    is an information. Where no progress is known, nothing is an error.
+    An error goes with a network that is known not to learn. While it learns, or its loss falls, a number from inside is
+    an information. Where no progress is known, nothing is an error.
 
     Args:
         history: what it was found in.
