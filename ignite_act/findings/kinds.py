@@ -94,7 +94,7 @@ KINDS: dict[str, Kind] = {
     "weight_collapse": Kind(
         "weights shrink to nothing",
         "updates",
-        "weights have shrunk to a tenth or less while the network learns nothing, or forgets",
+        "weights have shrunk to a tenth or less while the network learns nothing or gets worse",
         "the weights from the first step on; a loss that is known",
     ),
     "exploding": Kind(
@@ -148,7 +148,7 @@ KINDS: dict[str, Kind] = {
     "oscillation": Kind(
         "the loss oscillates",
         "learning",
-        "the loss swings and comes no further, the samples come sorted, or batch norm sees two of them",
+        "the loss swings and comes no further, the samples come sorted, or batch norm sees only two",
         "a loss that is known, over several epochs",
     ),
     "over_regularised": Kind(

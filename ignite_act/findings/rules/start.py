@@ -119,7 +119,7 @@ def _grown_outputs(history: History) -> Iterator[Finding]:
         return  # they have been thrown there
     if not first or not finite(scale) or (history.progress or 0.0) <= 0 or scale < t.grown_outputs * max(first, 1.0):
         return
-    yield _targets_are_far(history, "largest output over that of the first forward", scale / first, t.grown_outputs)
+    yield _targets_are_far(history, "largest output now over that of the first forward", scale / first, t.grown_outputs)
 
 
 def _far_by_the_loss(history: History) -> Iterator[Finding]:
@@ -133,7 +133,7 @@ def _far_by_the_loss(history: History) -> Iterator[Finding]:
         return
     yield _targets_are_far(
         history,
-        "size of the first errors, by the loss, over the largest of the first outputs",
+        "size of the first errors over the largest first output",
         error / own,
         t.target_scale,
     )

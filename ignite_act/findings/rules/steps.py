@@ -121,9 +121,9 @@ def _stopped_by_its_schedule(history: History) -> Iterator[Finding]:
         "largest update ratio of a layer",
         max(_ratios(history.last, "ratio").values()),
         t.update_small,
-        "let the learning rate sink more slowly: count whether the schedule steps once a batch or once an epoch",
+        "lower the learning rate more slowly; check whether the schedule steps once per batch or once per epoch",
         since=still[0].epoch,
-        damage="the schedule has ended the learning",
+        damage="the schedule stopped the learning too early",
         source="Karpathy, CS231n notes; healthy runs began at 6e-4 to 6e-2 (ours)",
     )
 

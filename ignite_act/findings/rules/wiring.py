@@ -577,7 +577,7 @@ def _equal_at_the_start(history: History, name: str) -> float:
 
 
 def weight_collapse(history: History) -> Iterator[Finding]:
-    """Weights have shrunk to next to nothing while the network learns nothing, or forgets: decay is too strong.
+    """Weights have shrunk to next to nothing while the network learns nothing or gets worse: decay is too strong.
 
     Needs the weights from the first step on and a loss. Before a normalisation layer the size of a weight means
     nothing, so a loss that falls is enough to be silent. Tried on healthy decay of usual strength, with
