@@ -87,7 +87,7 @@ def activations_table(rows: Iterable[Row]) -> Group:
 
 def kinds_table(measured: Measurement) -> Table:
     """The kinds of findings, causes before consequences: what each says and needs, and how often it was right."""
-    table = Table(box=None, show_header=False, pad_edge=False)
+    table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 1, 0))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, kind in KINDS.items():
