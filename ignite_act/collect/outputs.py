@@ -182,7 +182,8 @@ class OutputCollector(PassCollector):
       sorted;
     - ``applies_again``, ``takes_logarithms_of``, ``normalises``, ``distance``, ``pairs``: what the loss does with the
       output, see `collect.loss_graph`;
-    - ``blocked``: share of the outputs that are exactly 0 and that the loss wants below;
+    - ``rows``: how many of its rows had a gradient in a step, the mean; ``blocked``: share of the outputs that are
+      exactly 0 and that the loss wants below;
     - if the loss is a mean squared error: ``squared_loss``, of the first step looked at, ``target_variance``, which is
       the loss of a constant prediction, ``target_variance_maximised``, the same if it is maximised, and ``beyond``, the
       share of targets out of reach of the output's function; ``one_target``: whether each step has one target for all

@@ -151,8 +151,8 @@ class History:
     @property
     def is_sorted(self) -> bool:
         """Whether the training samples come sorted by their targets."""
-        pairs = [(report.output.get("entropy_within"), report.output.get("entropy")) for report in self.reports]
-        known = [(own, whole) for own, whole in pairs if finite(own) and finite(whole)]
+        rows = [report.output for report in self.reports if finite(report.output.get("entropy_within"))]
+        known = [(row["entropy_within"], most_within(row)) for row in rows if finite(row["entropy"])]
         share = self.thresholds.sorted_targets
         return bool(known) and sum(own < share * whole for own, whole in known) > len(known) / 2
 
@@ -375,6 +375,11 @@ class History:
     def since(self, holds: Callable[[EpochReport], bool]) -> int:
         """The first epoch of those at the end in which something holds; the last one if it does not hold there."""
         return next((report.epoch for report in self.streak(holds)), self.last.epoch)
+
+
+def most_within(row: Row) -> float:
+    """The largest entropy that the targets of one step can have: that of all, but of two samples no more than log 2."""
+    return float(min(row["entropy"], math.log(max(row["rows"], 1.0))))
 
 
 def owner(layer: str, names: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ __all__ = ["FITS", "GUESSES", "MOST", "NAMES", "Guess", "Likelihood", "as_rows",
 
 NAMES = (
     "loss_applies", "maximised", "constant_loss", "first_loss", "mean_loss", "accuracy", "majority",
-    "entropy_within", "entropy", "blocked",
+    "entropy_within", "entropy", "blocked", "rows",
     "squared_loss", "target_variance", "target_variance_maximised", "beyond", "linear_loss", "logarithms", "one_target",
 )  # fmt: skip
 MOST = 1 << 18

@@ -57,7 +57,11 @@ def recognise(units: int, steps: int, firsts: int, state: Mapping[str, Tensor]) 
         state: of `Likelihood`, on the CPU.
     """
     known = _Known(units, steps, firsts, state)
-    start = {"loss_applies": "unknown", "blocked": float(state["blocked"]) / steps}
+    start = {
+        "loss_applies": "unknown",
+        "blocked": float(state["blocked"]) / steps,
+        "rows": float(state["rows"]) / steps,
+    }
     return start | known.squared() | known.likelihood()
 
 

@@ -444,6 +444,13 @@ def test_samples_that_come_sorted() -> None:
     assert found_with("oscillation", change("output", entropy_within=0.1)).severity == "info"
 
 
+def test_few_samples_of_many_classes_are_not_sorted() -> None:
+    """A step of sixteen samples has at most sixteen of a thousand classes, however well they are shuffled."""
+    few = change("output", entropy=math.log(1000), entropy_within=math.log(16), rows=16.0)
+    assert found_with("oscillation", stalled, few) is None
+    assert found_with("oscillation", stalled, few, change("output", entropy_within=0.3)) is not None
+
+
 @pytest.mark.parametrize(("spread", "found"), [(1.1, True), (0.9, False)])
 def test_targets_on_another_scale_than_the_outputs(spread: float, found: bool) -> None:
     """A squared error whose targets are out of reach is told from labels that cannot be learned."""

@@ -6,7 +6,7 @@ import itertools
 import statistics
 from collections.abc import Iterator
 
-from ignite_act.findings.history import History, finite
+from ignite_act.findings.history import History, finite, most_within
 from ignite_act.findings.rule import by_harm, finding
 from ignite_act.report import Finding
 
@@ -48,8 +48,8 @@ def oscillation(history: History) -> Iterator[Finding]:
             history,
             "oscillation",
             by_harm(history),
-            "entropy of the targets within a step over that of all",
-            row["entropy_within"] / row["entropy"],
+            "entropy of the targets within a step over the most that it can be",
+            row["entropy_within"] / most_within(row),
             history.thresholds.sorted_targets,
             "shuffle the training samples",
             since=history.first.epoch,
