@@ -17,6 +17,8 @@ Identity = tuple[str, str | None]
 """Kind and layer: two findings with the same ones are the same finding at two times."""
 
 _SHOWN = ("quantity", "value", "threshold")
+_FOR_THE_ORDER = ("all_alike", "aside", "latents", "meant", "sorted")
+"""Evidence that says no more than the quantity: `findings.order` reads it."""
 
 
 def identity(finding: Finding) -> Identity:
@@ -94,7 +96,7 @@ def threshold(finding: Finding) -> str:
 
 def details(finding: Finding) -> str:
     """What else belongs to the evidence."""
-    others = {name: _word(value) for name, value in finding.evidence.items() if name not in _SHOWN}
+    others = {name: _word(value) for name, value in finding.evidence.items() if name not in _SHOWN + _FOR_THE_ORDER}
     return ", ".join(f"{one_line(name).replace('_', ' ')} {word}" for name, word in others.items() if word)
 
 

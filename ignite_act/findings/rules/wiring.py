@@ -311,7 +311,7 @@ def output_probabilities(history: History) -> Iterator[Finding]:
             "put a log_softmax before the loss, or use CrossEntropyLoss, which expects logits",
             layer=_made_in(history, row),
             since=history.first.epoch,
-            taken=taken or row["function"],
+            made_by=taken or row["function"],
         )
 
 
