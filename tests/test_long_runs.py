@@ -76,7 +76,7 @@ def train(directory: Path, epochs: int, *, looked_at: set[int], counted: set[int
     y = (x[:, 0] + 0.3 * torch.randn(64) > 0).long()
     batches = [(x[:32], y[:32]), (x[32:], y[32:])]
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
 
     def step(engine: Engine, batch: tuple[Tensor, Tensor]) -> float:
         model.train()
@@ -182,20 +182,20 @@ def test_an_epoch_stays_as_much_work(course: Course) -> None:
 
 
 @pytest.mark.timeout(1500)
-def test_ten_thousand_epochs(tmp_path: Path) -> None:
-    """10,000 epochs (100 s, or 250 s beside others): memory is flat, no file grows faster, no epoch is more work."""
-    thousands = range(1000, 10_001, 1000)
-    counted = {*range(905, 910), *range(9905, 9910)}
-    course = train(tmp_path, 10_000, looked_at=set(thousands), counted=counted)
-    assert max(course.objects.values()) - course.objects[1000] < 100
-    assert max(course.resident.values()) - course.resident[1000] < 1000  # pages: 4 MB
-    assert course.state[10_000] < 1.02 * course.state[1000]
+def test_thousands_of_epochs(tmp_path: Path) -> None:
+    """4,000 epochs (three minutes): memory is flat, no file grows faster, no epoch is more work."""
+    looked_at = range(400, 4001, 400)
+    counted = {*range(390, 395), *range(3990, 3995)}
+    course = train(tmp_path, 4000, looked_at=set(looked_at), counted=counted)
+    assert max(course.objects.values()) - course.objects[400] < 100
+    assert max(course.resident.values()) - course.resident[400] < 1000  # pages: 4 MB
+    assert course.state[4000] < 1.02 * course.state[400]
     for sizes in (course.lines, course.events):
-        first, *others = growth(sizes, *thousands)
+        first, *others = growth(sizes, *looked_at)
         assert max(others) < 1.1 * first
-    early, late = (sum(course.calls[at + i] for i in range(5)) for at in (905, 9905))
+    early, late = (sum(course.calls[at + i] for i in range(5)) for at in (390, 3990))
     assert 0 < late < 1.02 * early  # a trained network has other histograms, with fewer bins
-    assert len(read_reports(tmp_path / "epochs.jsonl")) == 10_000
+    assert len(read_reports(tmp_path / "epochs.jsonl")) == 4000
 
 
 # Many sites.
@@ -276,7 +276,7 @@ STYLES: dict[str, Callable[[int], Modules]] = {"modules": Modules, "shared": Sha
 
 def epoch_of(model: nn.Module, directory: Path, prepare: Callable[[EpochRecorder], object]) -> tuple[int, int, Any]:
     """The calls that two steps make, those that the end of an epoch makes, and the report."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-2)
     x, y = torch.randn(16, FEATURES), torch.randint(0, FEATURES, (16,))
     events = TensorBoardSink(directory)
     sinks: list[Sink] = [JsonLinesSink(directory / "epochs.jsonl"), events]

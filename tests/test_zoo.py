@@ -18,6 +18,8 @@ REAL = ("real", "exam", "blind")
 ATTAINED = {"real": 0.7, "exam": 0.85, "blind": 0.75}
 """Share of the faulty runs with realistic models of which the right kind comes first: less than the 0.95 of the others.
 What is missed is in the README."""
+STRIDE = 3
+"""Of the realistic parts the tests judge every third run: all of them would take an hour."""
 HARM = 0.1
 """Part of what the twin gains that a mistake costs; most cost a quarter of it at least, over three seeds."""
 
@@ -79,10 +81,13 @@ def test_one_run_of_each_kind(case: Case) -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("part", SMALL + REAL)
 def test_all_runs(part: str) -> None:
-    """At least 95 of 100 faulty runs are judged rightly, and hardly a healthy one raises an alarm."""
+    """At least 95 of 100 faulty runs are judged rightly, and hardly a healthy one raises an alarm.
+
+    `python scripts/benchmark.py findings --part real` judges every run of a realistic part.
+    """
     with joblib.parallel_config("loky", inner_max_num_threads=1):
         outcomes: list[Outcome] = joblib.Parallel(n_jobs=2)(
-            joblib.delayed(judge_case)(case, 0, part) for case in cases(part)
+            joblib.delayed(judge_case)(case, 0, part) for case in cases(part)[:: STRIDE if part in REAL else 1]
         )
     faulty = [outcome for outcome in outcomes if outcome.kind != HEALTHY]
     alarmed = [outcome.name for outcome in outcomes if outcome.kind == HEALTHY and not outcome.right]
