@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from ignite_act.compare import Comparison
     from ignite_act.config import RunConfig
     from ignite_act.inspection import InspectedNetwork
-    from ignite_act.run_files import StoredRun
+    from ignite_act.runs.stored import StoredRun
 
 OUTPUT_DIR = Path("runs")
 FOUND = 3
@@ -255,7 +255,8 @@ def run(
 
     from ignite_act import experiment, variants
     from ignite_act.processes import default_backend, is_first, launch, launched_by_torchrun, leave, together
-    from ignite_act.run_files import read_run, run_directory
+    from ignite_act.runs.layout import run_directory
+    from ignite_act.runs.stored import read_run
 
     configs, place = variants.expand_study(study), Path(output_dir)
     experiment.check_shares(configs[0].batch_size, processes)  # before they are started
@@ -307,8 +308,9 @@ def _sweep(
     console: Console, configs: list[RunConfig], place: Path, how: Mapping[str, Any], *, overwrite: bool
 ) -> list[StoredRun]:
     """Trains what is missing under one display and returns all runs, in the order of their configurations."""
-    from ignite_act import run_files, sweep
+    from ignite_act import sweep
     from ignite_act.progress import SweepProgress
+    from ignite_act.runs.stored import read_run
 
     plan = sweep.plan(configs, place, resume=not overwrite, overwrite=overwrite, check_data=how["cluster"] is None)
     if plan.kept:
@@ -316,7 +318,7 @@ def _sweep(
     with SweepProgress(plan, console) as progress:
         for run in plan.run(**how):
             progress.show(run)
-    return [run_files.read_run(run_files.run_directory(config, place)) for config in configs]
+    return [read_run(plan.directory(config)) for config in configs]
 
 
 def _show_inside(console: Console, run: StoredRun) -> None:
@@ -434,7 +436,7 @@ def report(places: tuple[Path, ...], output: Path | None) -> None:
 
 
 def _stored_runs(places: tuple[Path, ...]) -> tuple[list[StoredRun], dict[Path, str]]:
-    from ignite_act.run_files import find_runs
+    from ignite_act.runs.stored import find_runs
 
     runs, left_out = find_runs(places)
     for reason in left_out.values():

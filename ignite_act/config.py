@@ -12,6 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat,
 from yaml.constructor import ConstructorError
 
 from ignite_act.errors import UserError, one_line
+from ignite_act.files import read_text
 
 DataName = Literal["digits", "circles", "fashionmnist"]
 Style = Literal["module", "shared", "functional"]
@@ -208,15 +209,31 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: if it cannot be read or holds anything else.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        text = read_text(path)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
-    except Exception as error:  # PyYAML raises many kinds for a value that does not fit its tag
+    except UnicodeDecodeError as error:
         raise UserError(f"{path} is not valid YAML: {one_line(error)}") from error
+    try:
+        return parse_yaml(text)
+    except UserError as error:
+        raise UserError(f"{path} {error}") from error
+
+
+def parse_yaml(text: str) -> dict[str, Any]:
+    """The pairs of a text in YAML, in plain types; nothing in it is executed.
+
+    Raises:
+        UserError: if it holds anything else; says what it is, or must be.
+    """
+    try:
+        content = yaml.load(text, _Loader)
+    except Exception as error:  # PyYAML raises many kinds for a value that does not fit its tag
+        raise UserError(f"is not valid YAML: {one_line(error)}") from error
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise UserError(f"{path} must hold 'key: value' pairs, got {type(content).__name__}")
+        raise UserError(f"must hold 'key: value' pairs, got {type(content).__name__}")
     return content
 
 

@@ -22,8 +22,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
-from ignite_act import checkpoints
-from ignite_act.checkpoints import RunSaver, check_fit, resumable_checkpoint
+from ignite_act import files
 from ignite_act.collect.processes import gather
 from ignite_act.config import RunConfig
 from ignite_act.data import Data, Split, TensorLoader, load_data
@@ -34,28 +33,17 @@ from ignite_act.handlers.diagnostics import scores
 from ignite_act.models import build_model
 from ignite_act.processes import first, is_first
 from ignite_act.report import EpochReport, over_sites, with_coarse_histogram
-from ignite_act.run_files import (
-    SCHEMA,
-    check_run_directory,
-    is_finished,
-    last_report,
-    locked,
-    log_file,
-    make_run_directory,
-    read_summary,
-    run_directory,
-    run_reports,
-    settings,
-    versions,
-    write_atomically,
-)
-from ignite_act.sinks import ConsoleSink, FanOut, JsonLinesSink, Sink, TensorBoardSink, json_line
+from ignite_act.runs import checkpoints
+from ignite_act.runs.checkpoints import Resumable, RunSaver, check_fit, resumable_checkpoint
+from ignite_act.runs.directory import begin, check_run_directory, check_state, locked, log_file, recover, settings
+from ignite_act.runs.layout import BEST, CHECKPOINTS, LAST, LOG, REPORTS, SUMMARY, run_directory
+from ignite_act.runs.stored import SCHEMA, is_finished, last_report, read_summary, run_reports, versions
+from ignite_act.sinks import ConsoleSink, FanOut, JsonLinesSink, Sink, TensorBoardSink
 from ignite_act.variants import activation_slug, check_activation, parse_activation
 
 logger = logging.getLogger(__name__)
 
 EVALUATION_BATCH = 1000
-CHECKPOINTS, REPORTS = "checkpoints", "epochs.jsonl"
 LEARNED_BELOW = 0.98
 """A run has started to learn once its validation loss is below this share of the best constant predictor's ..."""
 LEARNED_ABOVE = 0.1
@@ -164,7 +152,7 @@ def run(
         check_run_directory(config, directory, resume=resume, overwrite=overwrite)
         if not resume or not is_finished(directory, config):
             return None
-        return RunResult(directory, read_summary(directory / "summary.json"), last_report(directory))
+        return RunResult(directory, read_summary(directory / SUMMARY), last_report(directory))
 
     result = first(finished)
     if result is not None:
@@ -172,20 +160,30 @@ def run(
     parts = prepare(config)
     with contextlib.ExitStack() as stack:
 
-        def begin() -> Mapping[str, Any] | None:
+        def start() -> Mapping[str, Any] | None:
             stack.enter_context(locked(directory))
+            if not overwrite:
+                recover(directory)
             check_run_directory(config, directory, resume=resume, overwrite=overwrite)  # it may have changed until now
-            checkpoint = resumable_checkpoint(directory / CHECKPOINTS) if resume else None
-            if checkpoint is not None:
-                check_fit(checkpoint, _state_settings(config), parts.model)
-            make_run_directory(directory, config, keep=checkpoint is not None)
-            stack.enter_context(log_file(directory / "train.log"))
-            _take_back(directory, checkpoint)
-            return checkpoint
+            found = _state_to_go_on_from(directory, parts) if resume else None
+            if found is None:
+                begin(directory, config)
+            else:
+                begin(directory, config, last_epoch=found.epoch, damaged=found.damaged)
+            stack.enter_context(log_file(directory / LOG))
+            return found.checkpoint if found is not None else None
 
-        checkpoint = first(begin)
+        checkpoint = first(start)
         sinks, tensorboard = stack.enter_context(_outputs(directory, config, checkpoint, quiet=quiet))
         return _Run(parts, directory, sinks, tensorboard, quiet=quiet).execute(checkpoint)
+
+
+def _state_to_go_on_from(directory: Path, parts: _Parts) -> Resumable | None:
+    check_state(directory)
+    found = resumable_checkpoint(directory / CHECKPOINTS)
+    if found is not None:
+        check_fit(found.checkpoint, _state_settings(parts.config), parts.model)
+    return found
 
 
 class _Run:
@@ -219,7 +217,7 @@ class _Run:
         self.best = Checkpoint(
             {"model": parts.model, "run": self.state},
             self.saver,
-            filename_pattern=checkpoints.BEST,
+            filename_pattern=BEST,
             score_function=self._score,
         )
         self.diagnostics = Diagnostics(parts.model, parts.optimizer, every=config.every, sinks=[sinks])
@@ -235,7 +233,7 @@ class _Run:
         }
         if config.diagnostics:
             self.resumable["diagnostics"] = self.diagnostics
-        self.last = Checkpoint(self.resumable, self.saver, filename_pattern=checkpoints.LAST)
+        self.last = Checkpoint(self.resumable, self.saver, filename_pattern=LAST)
         self._bind(sinks)
         if not quiet and sys.stderr.isatty() and is_first():
             often = Events.ITERATION_COMPLETED(every=math.ceil(len(parts.loader) / 50))  # every step is redrawn
@@ -272,9 +270,9 @@ class _Run:
     def _write(self, summary: Mapping[str, Any]) -> None:
         self._write_outcome(summary)
         logger.info("%s; test %s", summary["stop_reason"], summary["test"])
-        path = self.directory / "summary.json"
+        path = self.directory / SUMMARY
         try:  # last: a run is finished once its summary is there
-            write_atomically(path, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+            files.write(path, json.dumps(summary, indent=2, allow_nan=False) + "\n")
         except OSError as error:
             raise UserError(
                 f"the training is done, but {path} cannot be written: {error.strerror}; make room, then --resume"
@@ -511,14 +509,6 @@ def _device(name: str) -> torch.device:
             f"device {name} is not available here (available: {', '.join(k for k in available if available[k])})"
         )
     return torch.device(name)
-
-
-def _take_back(directory: Path, checkpoint: Mapping[str, Any] | None) -> None:
-    """Takes the reports back that were written after the checkpoint."""
-    if checkpoint is not None:
-        epoch = checkpoint["run"]["epoch"]
-        lines = (json_line(report) for report in run_reports(directory) if report.epoch <= epoch)
-        write_atomically(directory / REPORTS, "".join(lines))
 
 
 @contextlib.contextmanager

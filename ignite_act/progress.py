@@ -14,7 +14,7 @@ from rich.text import Text
 from typing_extensions import Self
 
 from ignite_act.config import RunConfig
-from ignite_act.run_files import StoredRun, epochs_done
+from ignite_act.runs.stored import StoredRun, epochs_done
 from ignite_act.sweep import Sweep
 from ignite_act.variants import activation_slug
 

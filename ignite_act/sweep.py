@@ -19,16 +19,17 @@ from ignite_act.config import RunConfig
 from ignite_act.data import load_data
 from ignite_act.errors import LostProcessError, UserError, first_line
 from ignite_act.processes import launch
-from ignite_act.run_files import (
+from ignite_act.runs.directory import (
     BusyError,
-    StoredRun,
+    OccupiedError,
     check_not_busy,
     check_run_directory,
-    is_finished,
-    read_run,
+    is_under_way,
+    locked,
     record_failure,
-    run_directory,
 )
+from ignite_act.runs.layout import run_directory
+from ignite_act.runs.stored import StoredRun, is_finished, read_run
 
 CLUSTER_TIMEOUT = 10
 """Seconds to wait for a cluster to answer."""
@@ -82,14 +83,18 @@ class Sweep:
                 yield from self._train_side_by_side(self.configs, jobs)
 
     def _train_side_by_side(self, configs: Sequence[RunConfig], jobs: int) -> Iterator[StoredRun]:
-        """In processes; where one dies, joblib gives all of them up, and nobody knows which run it had."""
+        """In processes; where one dies, joblib gives all of them up, and nobody knows which run it had.
+
+        Those under way are then trained alone, and all of them where none has said that it began: so every death
+        settles a run at least.
+        """
         left = list(configs)
         try:
             for run in self._train(left, jobs, overwrite=self.overwrite):
                 left = [config for config in left if self.directory(config) != run.directory]
                 yield run
         except BrokenExecutor:
-            suspects = [config for config in left if self.under_way(config)]
+            suspects = [config for config in left if self.under_way(config)] or left
             for config in suspects:
                 yield self._train_alone(config)
             yield from self._train_side_by_side([config for config in left if config not in suspects], jobs)
@@ -127,6 +132,8 @@ class Sweep:
             }
             for future in as_completed(runs):
                 error = future.exception()
+                if isinstance(error, (BusyError, OccupiedError)):
+                    raise error
                 if error is not None:
                     record_failure(self.directory(runs[future]), runs[future], error)
                 yield read_run(self.directory(runs[future]))
@@ -137,11 +144,7 @@ class Sweep:
 
     def under_way(self, config: RunConfig) -> bool:
         """Whether one of the runs has been started and has not ended."""
-        directory = self.directory(config)
-        with contextlib.suppress(OSError):
-            started = (directory / "config.yaml").stat().st_mtime >= self.begin
-            return started and not (directory / "summary.json").exists()
-        return False
+        return is_under_way(self.directory(config), self.begin)
 
 
 def plan(
@@ -180,13 +183,18 @@ def train(config: RunConfig, output_dir: Path, *, overwrite: bool = False) -> Pa
     """Trains one run of a sweep, or goes on with it, and returns its directory; an error becomes its result.
 
     One run at a time in a process: torch has one random state for all threads, and Dask may call from several.
+
+    Raises:
+        BusyError, OccupiedError: if the directory is another run's, and so is the result in it.
     """
     directory = run_directory(config, output_dir)
     with _ONE_AT_A_TIME:
+        with locked(directory):  # says that it has begun
+            pass
         try:
             experiment.run(config, output_dir, resume=not overwrite, overwrite=overwrite, quiet=True)
-        except BusyError:
-            raise  # the run is another's, and so is its result
+        except (BusyError, OccupiedError):
+            raise
         except Exception as error:
             record_failure(directory, config, error)
     return directory

@@ -23,8 +23,8 @@ from typing import Any
 import torch
 
 from ignite_act import engines, experiment
-from ignite_act.checkpoints import RunSaver
 from ignite_act.config import RunConfig
+from ignite_act.runs.checkpoints import RunSaver
 from ignite_act.sinks import JsonLinesSink, TensorBoardSink
 
 TINY: dict[str, Any] = {"hidden": (8,), "batch_size": 256, "max_epochs": 5}
@@ -37,8 +37,8 @@ WRITING = {
     "checkpoint": (RunSaver, "__call__"),
     "report line": (JsonLinesSink, "write"),
     "event": (TensorBoardSink, "write"),
-    "directory": (experiment, "make_run_directory"),
-    "summary": (experiment, "write_atomically"),
+    "directory": (experiment, "begin"),
+    "summary": (experiment.files, "write"),
 }
 ANY = "any moment"
 

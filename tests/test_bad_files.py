@@ -20,7 +20,7 @@ from ignite_act.errors import UserError
 from ignite_act.experiment import run
 from ignite_act.html import write_report
 from ignite_act.report import EpochReport, Finding
-from ignite_act.run_files import find_runs, read_run, read_summary, run_reports
+from ignite_act.runs.stored import find_runs, read_run, read_summary, run_reports
 
 HOSTILE = [
     "<script>alert(1)</script>", "</script><img src=x onerror=alert(2)>", "<!--<script>", "]]>", "<b>bold</b>",

@@ -17,7 +17,8 @@ from ignite_act.activations import ACTIVATIONS
 from ignite_act.check import windows
 from ignite_act.config import LARGEST_SEED, StudyConfig, load_study
 from ignite_act.errors import UserError
-from ignite_act.run_files import check_run_directory, run_directory
+from ignite_act.runs.directory import check_run_directory
+from ignite_act.runs.layout import run_directory
 from ignite_act.variants import activation_slug, expand_study, parse_activation
 
 LONGEST = 255

@@ -15,11 +15,11 @@ import yaml
 from run_directories import assert_equal, checkpoint, epochs, summary
 
 from ignite_act import experiment
-from ignite_act.checkpoints import SCHEMA, RunSaver, different_settings, load_checkpoint, resumable_checkpoint
 from ignite_act.config import RunConfig
 from ignite_act.errors import UserError
 from ignite_act.experiment import run
 from ignite_act.inspection import stored_subjects
+from ignite_act.runs.checkpoints import SCHEMA, RunSaver, different_settings, load_checkpoint, resumable_checkpoint
 
 
 @pytest.fixture(scope="module")

@@ -27,13 +27,13 @@ from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from ignite_act import activations, experiment
 from ignite_act.activations import ACTIVATIONS, register_activation
-from ignite_act.checkpoints import load_checkpoint
 from ignite_act.config import RunConfig, StudyConfig
 from ignite_act.data import load_data
 from ignite_act.errors import UserError
 from ignite_act.experiment import constant_predictor, has_learned, prepare, run
 from ignite_act.report import EpochReport
-from ignite_act.run_files import run_directory
+from ignite_act.runs.checkpoints import load_checkpoint
+from ignite_act.runs.layout import run_directory
 from ignite_act.sinks import ConsoleSink, read_reports
 from ignite_act.variants import activation_slug, expand_study, parse_activation
 

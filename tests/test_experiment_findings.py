@@ -11,7 +11,7 @@ from ignite_act import experiment
 from ignite_act.config import RunConfig
 from ignite_act.experiment import run
 from ignite_act.report import Finding
-from ignite_act.run_files import read_run
+from ignite_act.runs.stored import read_run
 from ignite_act.sinks import ConsoleSink, read_reports, words
 
 DEEP = {"hidden": (16,) * 8, "act": "sigmoid", "batch_size": 128, "lr": 0.01, "max_epochs": 5, "patience": 0}

@@ -14,12 +14,13 @@ from ignite.engine import Events
 from run_directories import assert_equal, checkpoint, epochs, recorded, summary
 
 from ignite_act import experiment
-from ignite_act.checkpoints import load_checkpoint
 from ignite_act.cli import main
 from ignite_act.config import RunConfig
 from ignite_act.errors import UserError
 from ignite_act.experiment import run
-from ignite_act.run_files import BusyError, locked, log_file, run_directory
+from ignite_act.runs.checkpoints import load_checkpoint
+from ignite_act.runs.directory import BusyError, locked, log_file
+from ignite_act.runs.layout import run_directory
 from ignite_act.sinks import JsonLinesSink, TensorBoardSink, read_reports
 from ignite_act.sweep import plan
 

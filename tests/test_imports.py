@@ -10,14 +10,14 @@ import ignite_act
 
 PACKAGE = Path(ignite_act.__file__).parent
 LEVELS = [
-    {"errors", "names"},
+    {"errors", "files", "names"},
     {"activations", "data", "config", "guard", "processes", "testing"},
-    {"checkpoints", "models", "stats"},
+    {"models", "stats"},
     {"report", "variants"},
     {"findings"},
     {"collect", "sinks"},
     {"recorder"},
-    {"engines", "handlers", "lightning", "run_files"},
+    {"engines", "handlers", "lightning", "runs"},
     {"check", "compare", "experiment"},
     {"inspection", "sweep"},
     {"html", "progress"},
@@ -25,7 +25,7 @@ LEVELS = [
 ]
 LEVEL = {name: number for number, names in enumerate(LEVELS) for name in names}
 LEAVES = {"activations", "config", "data", "errors", "models", "names", "testing"}
-ALLOWED_OF_LEAVES = {"activations", "errors", "names"}
+ALLOWED_OF_LEAVES = {"activations", "errors", "files", "names"}
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.parent != PACKAGE or not path.stem.startswith("__")]
 
 

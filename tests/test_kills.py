@@ -13,7 +13,7 @@ from run_directories import assert_equal, checkpoint, files, only_run, recorded,
 
 from ignite_act.config import RunConfig
 from ignite_act.experiment import run
-from ignite_act.run_files import run_directory
+from ignite_act.runs.layout import run_directory
 from ignite_act.sinks import read_reports
 
 HERE = Path(__file__).parent

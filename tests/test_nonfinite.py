@@ -11,11 +11,11 @@ from run_directories import recorded
 from torch import nn
 
 from ignite_act import Diagnostics
-from ignite_act.checkpoints import load_checkpoint
 from ignite_act.data import TensorLoader
 from ignite_act.experiment import _Run, run
 from ignite_act.html import write_report
-from ignite_act.run_files import read_run
+from ignite_act.runs.checkpoints import load_checkpoint
+from ignite_act.runs.stored import read_run
 from ignite_act.sinks import ConsoleSink, JsonLinesSink, TensorBoardSink, read_reports
 from ignite_act.testing import FunctionalMLP, ResidualCNN, Transformer, batches, make_trainer
 

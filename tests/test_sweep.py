@@ -17,7 +17,8 @@ from ignite_act.activations import ACTIVATIONS
 from ignite_act.config import StudyConfig
 from ignite_act.errors import UserError
 from ignite_act.progress import SweepProgress
-from ignite_act.run_files import make_run_directory, read_run
+from ignite_act.runs.directory import begin, locked
+from ignite_act.runs.stored import read_run
 from ignite_act.variants import expand_study
 
 
@@ -284,11 +285,13 @@ def processes_die(monkeypatch):
         from pathlib import Path
 
         from ignite_act import sweep
-        from ignite_act.run_files import make_run_directory, run_directory
+        from ignite_act.runs.directory import begin, locked
+        from ignite_act.runs.layout import run_directory
 
         died = Path(output_dir, config.act)
         if config.act == "elu" or (config.act == "gelu" and not died.exists()):
-            make_run_directory(run_directory(config, output_dir), config, keep=True)
+            with locked(run_directory(config, output_dir)):
+                begin(run_directory(config, output_dir), config)
             died.touch()
             os._exit(9)
         return sweep.train(config, output_dir, overwrite=overwrite)
@@ -383,7 +386,8 @@ def test_progress(tmp_path, study, alone):
     console = Console(record=True, width=100, file=io.StringIO())
     with SweepProgress(plan, console) as progress:
         directory = plan.directory(configs[1])
-        make_run_directory(directory, configs[1], keep=True)
+        with locked(directory):
+            begin(directory, configs[1])
         (directory / "epochs.jsonl").write_text("{}\n{}\n", encoding="utf-8")
         progress.show(alone[0])
         console.print(progress._render())
@@ -400,11 +404,12 @@ def test_under_way(tmp_path, study):
     config = study(act="relu")[0]
     plan = sweep.plan([config], tmp_path, resume=True)
     assert not plan.under_way(config)
-    make_run_directory(plan.directory(config), config, keep=True)
+    with locked(plan.directory(config)):
+        begin(plan.directory(config), config)
     assert plan.under_way(config)
     old = time.time() - 60
-    os.utime(plan.directory(config) / "config.yaml", (old, old))
+    os.utime(plan.directory(config) / ".lock", (old, old))
     assert not plan.under_way(config)
-    make_run_directory(plan.directory(config), config, keep=True)
-    (plan.directory(config) / "summary.json").write_text(json.dumps({}), encoding="utf-8")
+    with locked(plan.directory(config)):
+        (plan.directory(config) / "summary.json").write_text(json.dumps({}), encoding="utf-8")
     assert not plan.under_way(config)

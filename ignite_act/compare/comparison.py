@@ -18,7 +18,7 @@ from typing import Any, Literal
 from scipy import stats
 
 from ignite_act.report import Rows, gradient_ratio, over_sites
-from ignite_act.run_files import StoredRun
+from ignite_act.runs.stored import StoredRun
 
 CONFIDENCE = 0.95
 _NOT_A_VARIANT = {"seed", "act", "data", "published", "data_root", "device", "diagnostics", "every"}

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 
+from ignite_act import files
 from ignite_act.compare.comparison import Comparison, Estimate, Variant
 from ignite_act.compare.tables import comparison_tables, markdown
 from ignite_act.errors import UserError
-from ignite_act.run_files import write_atomically
 
 
 def write_comparisons(comparisons: Sequence[Comparison], directory: Path) -> list[Path]:
@@ -27,9 +27,9 @@ def write_comparisons(comparisons: Sequence[Comparison], directory: Path) -> lis
         "comparison.md": "\n".join(markdown(comparison_tables(comparison)) for comparison in comparisons),
     }
     try:
-        directory.mkdir(parents=True, exist_ok=True)
+        files.make_directory(directory)
         for name, content in contents.items():
-            write_atomically(directory / name, content.encode("utf-8", "replace").decode())  # see write_page
+            files.write(directory / name, content.encode("utf-8", "replace"))  # see write_page
     except OSError as error:
         raise UserError(f"cannot write {directory}: {error.strerror}") from error
     return [directory / name for name in contents]

@@ -11,7 +11,7 @@ from ignite_act.compare import Comparison, Variant
 from ignite_act.errors import UserError
 from ignite_act.html.styles import Style
 from ignite_act.report import EpochReport
-from ignite_act.run_files import StoredRun
+from ignite_act.runs.stored import StoredRun
 
 MOST_POSITIONS = 40
 """How many epochs the slider stops at."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ignite_act.compare import Comparison, Table
-from ignite_act.run_files import StoredRun
+from ignite_act.runs.stored import StoredRun
 
 
 def unseen_table(comparison: Comparison) -> Table:

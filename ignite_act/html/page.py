@@ -13,8 +13,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
+from ignite_act import files
 from ignite_act.errors import UserError
-from ignite_act.run_files import write_atomically
 
 
 def write_page(path: Path, template: str, **context: Any) -> Path:
@@ -33,8 +33,8 @@ def write_page(path: Path, template: str, **context: Any) -> Path:
     """
     page = environment().get_template(template).render(**context)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, page.encode("utf-8", "replace").decode())  # names of files need not be valid Unicode
+        files.make_directory(path.parent)
+        files.write(path, page.encode("utf-8", "replace"))  # names of files need not be valid Unicode
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
     return path

@@ -18,7 +18,7 @@ from ignite_act.html.notes import runs_table, settings_table, unseen_table, vers
 from ignite_act.html.page import write_page
 from ignite_act.html.styles import Style, styles
 from ignite_act.html.verdict import verdict
-from ignite_act.run_files import StoredRun
+from ignite_act.runs.stored import StoredRun
 
 
 def write_report(runs: Sequence[StoredRun], path: Path, *, left_out: Mapping[Path, str] | None = None) -> Path:

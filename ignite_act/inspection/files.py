@@ -7,9 +7,9 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from ignite_act import files
 from ignite_act.errors import UserError, first_line
 from ignite_act.inspection.subjects import InspectedNetwork
-from ignite_act.run_files import write_atomically
 
 SCHEMA = 1
 """Version of what `write_json` writes."""
@@ -23,8 +23,8 @@ def write_json(networks: Iterable[InspectedNetwork], path: Path) -> None:
     """
     content = {"schema": SCHEMA, "networks": [network.to_dict() for network in networks]}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+        files.make_directory(path.parent)
+        files.write(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}") from error
 

@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ignite_act.checkpoints import load_checkpoint
 from ignite_act.config import RunConfig, StudyConfig
 from ignite_act.data import Data, TensorLoader, find_fashion_mnist, load_data
 from ignite_act.engines import loss_function
 from ignite_act.errors import UserError, first_line
 from ignite_act.experiment import EVALUATION_BATCH, build_network
 from ignite_act.inspection.network import Inspection, inspect_network
-from ignite_act.run_files import is_begun, read_config
+from ignite_act.runs.checkpoints import load_checkpoint
+from ignite_act.runs.stored import is_begun, read_config
 from ignite_act.variants import activation_slug, check_activation, expand_study
 
 GRADIENT_BATCH = 256

@@ -2,7 +2,7 @@
 
 from ignite_act.sinks.base import FanOut, Sink
 from ignite_act.sinks.console import ConsoleSink
-from ignite_act.sinks.json_lines import JsonLinesSink, each_report, json_line, read_reports
+from ignite_act.sinks.json_lines import JsonLinesSink, each_report, end_of_epoch, json_line, read_reports
 from ignite_act.sinks.tensorboard import TensorBoardSink
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "Sink",
     "TensorBoardSink",
     "each_report",
+    "end_of_epoch",
     "json_line",
     "read_reports",
 ]

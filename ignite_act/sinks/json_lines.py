@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from ignite_act.files import LARGEST_TEXT, reading, sync_directory
 from ignite_act.report import EpochReport
 
 
@@ -21,7 +22,7 @@ class JsonLinesSink:
         self.path = Path(path)
 
     def write(self, report: EpochReport) -> None:
-        """Appends one line, whole or not at all; half a line that a kill has left is taken away first."""
+        """Appends one line, whole or not at all, also after a power cut; half a line is taken away first."""
         line = json_line(report).encode()
         with self.path.open("ab", buffering=0) as file:
             end = _end_of_lines(self.path)
@@ -34,6 +35,10 @@ class JsonLinesSink:
                 if end is not None:
                     file.truncate(end)
                 raise
+            if end is not None:
+                os.fsync(file.fileno())
+        if end == 0:
+            sync_directory(self.path.parent)
 
 
 def _end_of_lines(path: Path) -> int | None:
@@ -73,14 +78,33 @@ def read_reports(path: str | Path) -> list[EpochReport]:
 
 def each_report(path: str | Path) -> Iterator[EpochReport]:
     """`read_reports`, one at a time: a long run does not fit into the memory."""
-    with Path(path).open(encoding="utf-8", newline="\n") as file:
-        for number, line in enumerate(file, start=1):
-            if line == "\n":
+    for report, _ in _lines(Path(path)):
+        yield report
+
+
+def end_of_epoch(path: str | Path, epoch: int) -> int:
+    """Bytes up to the end of the last report that is not of a later epoch.
+
+    Raises:
+        ValueError: if a line before the last one is not a report.
+    """
+    return max((end for report, end in _lines(Path(path)) if report.epoch <= epoch), default=0)
+
+
+def _lines(path: Path) -> Iterator[tuple[EpochReport, int]]:
+    """The reports, each with the bytes up to its end."""
+    end = 0
+    with reading(path) as file:
+        for number, line in enumerate(iter(lambda: file.readline(LARGEST_TEXT), b""), start=1):
+            end += len(line)
+            if line == b"\n":
                 continue
+            if len(line) == LARGEST_TEXT:
+                raise ValueError(f"{path}, line {number} is not a report: it has more than {LARGEST_TEXT >> 20} MB")
             try:
-                data = json.loads(line)
+                data = json.loads(line.decode())
             except json.JSONDecodeError as error:
-                if not line.endswith("\n"):
+                if not line.endswith(b"\n"):
                     return
                 raise ValueError(f"{path}, line {number} is not a report: {error}") from error
-            yield EpochReport.from_dict(data)
+            yield EpochReport.from_dict(data), end

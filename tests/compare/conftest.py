@@ -6,7 +6,7 @@ import pytest
 
 from ignite_act.config import RunConfig
 from ignite_act.experiment import run
-from ignite_act.run_files import StoredRun
+from ignite_act.runs.stored import StoredRun
 from ignite_act.variants import activation_slug
 
 

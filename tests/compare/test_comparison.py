@@ -13,7 +13,7 @@ from scipy import stats
 
 from ignite_act.compare import compare, estimate
 from ignite_act.report import gradient_ratio
-from ignite_act.run_files import find_runs
+from ignite_act.runs.stored import find_runs
 
 NOTHING = [None, math.nan, math.inf, -math.inf]
 

@@ -10,7 +10,7 @@ import pytest
 
 from ignite_act.compare import compare, comparison_tables, markdown, write_comparisons
 from ignite_act.errors import UserError
-from ignite_act.run_files import find_runs
+from ignite_act.runs.stored import find_runs
 
 NAMES = ["comparison.csv", "comparison.json", "comparison.md"]
 PARTS = ["n", "mean", "std", "low", "high", "minimum", "median", "maximum"]

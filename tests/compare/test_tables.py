@@ -21,7 +21,7 @@ from ignite_act.compare.tables import (
     scores_table,
     training_table,
 )
-from ignite_act.run_files import find_runs
+from ignite_act.runs.stored import find_runs
 
 BLIND = {"dead": (), "gradients": ()}
 SCORES, PUBLISHED = "mean ± half of the 95 % interval", "published numbers beside all of our runs"

@@ -9,7 +9,7 @@ import pytest
 from ignite_act.config import RunConfig
 from ignite_act.experiment import run
 from ignite_act.html import write_report
-from ignite_act.run_files import find_runs
+from ignite_act.runs.stored import find_runs
 
 
 class Reader:

@@ -8,7 +8,7 @@ import yaml
 from ignite_act.compare import compare, comparison_tables
 from ignite_act.config import RunConfig
 from ignite_act.experiment import run
-from ignite_act.run_files import find_runs
+from ignite_act.runs.stored import find_runs
 
 HOSTILE = [
     "<b>bold</b> &amp; %{x}",

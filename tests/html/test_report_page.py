@@ -13,7 +13,7 @@ from ignite_act.compare import compare
 from ignite_act.compare.tables import scores_table
 from ignite_act.errors import UserError
 from ignite_act.html import write_report
-from ignite_act.run_files import find_runs
+from ignite_act.runs.stored import find_runs
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 
 from ignite_act.compare import compare
 from ignite_act.html.verdict import verdict
-from ignite_act.run_files import find_runs
+from ignite_act.runs.stored import find_runs
 
 LEAKY = "leakyrelu-negative_slope=0.1"
 

@@ -10,16 +10,9 @@ from ignite_act import experiment
 from ignite_act.config import RunConfig
 from ignite_act.errors import UserError
 from ignite_act.experiment import run
-from ignite_act.run_files import (
-    epochs_done,
-    find_runs,
-    first_report,
-    is_finished,
-    make_run_directory,
-    read_run,
-    record_failure,
-    run_directory,
-)
+from ignite_act.runs.directory import BusyError, OccupiedError, begin, locked, record_failure
+from ignite_act.runs.layout import run_directory
+from ignite_act.runs.stored import epochs_done, find_runs, first_report, is_finished, read_run
 
 LEAST = {
     "schema": 2, "activation": "relu", "epochs": 1, "stop": "all_epochs", "stop_reason": "all 1 epochs done",
@@ -42,7 +35,7 @@ def ended(tmp_path):
 
     def make(place, summary=None, **settings):
         directory = tmp_path / place
-        make_run_directory(directory, RunConfig(**settings), keep=False)
+        begin(directory, RunConfig(**settings))
         content = {**LEAST, **(summary or {})}
         (directory / "summary.json").write_text(json.dumps(content), encoding="utf-8")
         return directory
@@ -218,6 +211,7 @@ def test_record_failure(tmp_path, tiny):
     assert "raise NoSpaceError(message)" in log
     assert "second line" in log
     assert sorted(path.name for path in directory.iterdir()) == [
+        ".lock",
         "checkpoints", "config.yaml", "summary.json", "train.log",
     ]  # fmt: skip
     assert logging.getLogger("ignite_act").handlers == before
@@ -254,21 +248,24 @@ def test_failure_of_a_run_under_way(tmp_path, tiny, monkeypatch):
     assert not read_run(directory).failed
 
 
-def test_failure_over_a_finished_run(finished, tmp_path, tiny):
-    """A failure takes the place of an older result, whose reports stay."""
+def test_failure_over_a_finished_run(tmp_path, tiny):
+    """A failure never takes the place of a result: not of this run's, nor of another's that has come in between."""
     config = tiny(max_epochs=1)
     directory = run(config, tmp_path, quiet=True).directory
-    record_failure(directory, config, failure())
-    stored = read_run(directory)
-    assert stored.failed
-    assert "test" not in stored.summary
-    assert [report.epoch for report in stored.reports()] == [1]
+    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+    with pytest.raises(OccupiedError, match=r"holds a finished run, which is kept; now it failed: no space left"):
+        record_failure(directory, config, failure())
+    with pytest.raises(OccupiedError, match=r"was run with other settings \(lr "):
+        record_failure(directory, tiny(max_epochs=1, lr=0.5), failure())
+    with locked(directory), pytest.raises(BusyError):
+        record_failure(directory, config, failure())
+    assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize("content", [b"garbage\nmore\n", b"[]\n[]\n", b"\xff\xfe\n"])
 def test_failure_with_damaged_reports(tmp_path, tiny, content):
     """Reports that cannot be read do not keep a failure from being recorded."""
-    make_run_directory(tmp_path / "x", tiny(), keep=False)
+    begin(tmp_path / "x", tiny())
     (tmp_path / "x" / "epochs.jsonl").write_bytes(content)
     assert read_run(record_failure(tmp_path / "x", tiny(), failure())).summary["epochs"] == 0
 
@@ -285,6 +282,7 @@ def test_failure_that_cannot_be_written(tmp_path, tiny, place):
 
 def test_failure_without_a_log(tmp_path, tiny, caplog):
     """Where the log cannot be written, the failure is recorded all the same, and that is said."""
+    begin(tmp_path, tiny())
     (tmp_path / "train.log").mkdir()
     assert read_run(record_failure(tmp_path, tiny(), failure())).failed
     assert "train.log cannot be written: Is a directory" in caplog.text

@@ -9,20 +9,21 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from ignite.handlers.checkpoint import BaseSaveHandler
 from torch import nn
 
+from ignite_act import files
 from ignite_act.errors import UserError, first_line
 from ignite_act.processes import is_first
+from ignite_act.runs.layout import BEST, DAMAGED, LAST, PREVIOUS
 
 logger = logging.getLogger(__name__)
 
 SCHEMA = 3
 """Version of the checkpoints."""
-BEST, LAST, PREVIOUS, DAMAGED = "best.pt", "last.pt", "previous.pt", "damaged.pt"
 _NAMED = 5
 
 
@@ -75,17 +76,12 @@ class RunSaver(BaseSaveHandler):
 
     def _write(self, checkpoint: Mapping[str, Any], filename: str) -> None:
         path = self._directory / filename
-        temporary = path.with_name(f".{filename}.tmp")
-        try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:  # by its path torch would not say why it cannot
-                torch.save(checkpoint, file)
+        files.make_directory(self._directory)
+        with files.writing(path) as file:  # by its path torch would not say why it cannot
+            torch.save(checkpoint, file)
             if filename == LAST and path.exists():
-                path.replace(self._directory / PREVIOUS)
-            temporary.replace(path)
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+                files.sync(file)  # before the older state goes
+                files.rename(path, self._directory / PREVIOUS)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -116,10 +112,25 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def resumable_checkpoint(directory: Path) -> dict[str, Any] | None:
-    """The last state of a run that can be read; None if it has written none.
+class Resumable(NamedTuple):
+    """The state that a run goes on from.
 
-    A damaged last state is set aside as ``damaged.pt``, so that it never takes the place of the one before it.
+    Attributes:
+        checkpoint: see `load_checkpoint`.
+        damaged: whether it is the state before the last one, which cannot be read.
+    """
+
+    checkpoint: dict[str, Any]
+    damaged: bool
+
+    @property
+    def epoch(self) -> int:
+        """The last epoch that it has seen."""
+        return int(self.checkpoint["run"]["epoch"])
+
+
+def resumable_checkpoint(directory: Path) -> Resumable | None:
+    """The last state of a run that can be read; None if it has written none. Changes nothing.
 
     Args:
         directory: of the checkpoints.
@@ -137,12 +148,16 @@ def resumable_checkpoint(directory: Path) -> dict[str, Any] | None:
             continue
         if problems:
             logger.warning("%s; going on from the state before it (epoch %s)", problems[0], checkpoint["run"]["epoch"])
-            with contextlib.suppress(OSError):  # where nothing can be written, that is said elsewhere
-                paths[0].replace(directory / DAMAGED)
-        return checkpoint
+        return Resumable(checkpoint, bool(problems))
     if problems:
         raise UserError(f"{problems[0]}; --overwrite starts over")
     return None
+
+
+def set_damaged_aside(directory: Path) -> None:
+    """Names a last state that cannot be read ``damaged.pt``, so that it never takes the place of the one before it."""
+    if (directory / LAST).exists():
+        files.rename(directory / LAST, directory / DAMAGED)
 
 
 def check_fit(checkpoint: Mapping[str, Any], settings: Mapping[str, Any], model: nn.Module) -> None:
