@@ -34,8 +34,9 @@ from ignite_act.models import build_model
 from ignite_act.processes import first, is_first
 from ignite_act.report import EpochReport, over_sites, with_coarse_histogram
 from ignite_act.runs import checkpoints
-from ignite_act.runs.checkpoints import Resumable, RunSaver, check_fit, resumable_checkpoint
+from ignite_act.runs.checkpoints import Resumable, RunSaver, resumable_checkpoint
 from ignite_act.runs.directory import begin, check_run_directory, check_state, locked, log_file, recover, settings
+from ignite_act.runs.fit import check_content, check_settings, check_weights
 from ignite_act.runs.layout import BEST, CHECKPOINTS, LAST, LOG, REPORTS, SUMMARY, run_directory
 from ignite_act.runs.stored import SCHEMA, is_finished, last_report, read_summary, run_reports, versions
 from ignite_act.sinks import ConsoleSink, FanOut, JsonLinesSink, Sink, TensorBoardSink
@@ -160,29 +161,34 @@ def run(
     parts = prepare(config)
     with contextlib.ExitStack() as stack:
 
-        def start() -> Mapping[str, Any] | None:
+        def look() -> Resumable | None:
             stack.enter_context(locked(directory))
             if not overwrite:
                 recover(directory)
             check_run_directory(config, directory, resume=resume, overwrite=overwrite)  # it may have changed until now
-            found = _state_to_go_on_from(directory, parts) if resume else None
+            return _state_to_go_on_from(directory, config) if resume else None
+
+        def write() -> None:
             if found is None:
                 begin(directory, config)
             else:
                 begin(directory, config, last_epoch=found.epoch, damaged=found.damaged)
             stack.enter_context(log_file(directory / LOG))
-            return found.checkpoint if found is not None else None
 
-        checkpoint = first(start)
-        sinks, tensorboard = stack.enter_context(_outputs(directory, config, checkpoint, quiet=quiet))
-        return _Run(parts, directory, sinks, tensorboard, quiet=quiet).execute(checkpoint)
+        found = first(look)
+        sinks, tensorboard = stack.enter_context(_outputs(directory, config, found, quiet=quiet))
+        work = _Run(parts, directory, sinks, tensorboard, quiet=quiet)
+        if found is not None:
+            work.restore(found.checkpoint)
+        first(write)  # not before all that is there has been understood
+        return work.execute()
 
 
-def _state_to_go_on_from(directory: Path, parts: _Parts) -> Resumable | None:
+def _state_to_go_on_from(directory: Path, config: RunConfig) -> Resumable | None:
     check_state(directory)
     found = resumable_checkpoint(directory / CHECKPOINTS)
     if found is not None:
-        check_fit(found.checkpoint, _state_settings(parts.config), parts.model)
+        check_settings(found.checkpoint, _state_settings(config))
     return found
 
 
@@ -210,7 +216,7 @@ class _Run:
         )
         self.evaluator = create_evaluator(parts.model, parts.data.task, device=device, amp=config.amp)
         self.trainer.logger = logging.Logger("trainer", logging.CRITICAL)  # what ends a run is said by who ends it
-        self.state = _RunState(self.trainer, config)
+        self.state = _RunState(self.trainer, parts.model, config)
         self.early_stopping = EarlyStopping(config.patience or sys.maxsize, self._score, self.trainer)
         self.early_stopping.logger = logging.Logger("stopping", logging.WARNING)  # the stop reason is in the summary
         self.saver = RunSaver(directory / CHECKPOINTS)
@@ -254,10 +260,8 @@ class _Run:
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self._decide)
         trainer.add_event_handler(Events.EPOCH_COMPLETED, self.last)
 
-    def execute(self, checkpoint: Mapping[str, Any] | None) -> RunResult:
-        """Trains from the beginning or from a checkpoint, then tests with the best weights."""
-        if checkpoint is not None:
-            self._restore(checkpoint)
+    def execute(self) -> RunResult:
+        """Trains from the beginning or from where `restore` has put it, then tests with the best weights."""
         if self.state.stop is None:
             with self.diagnostics:
                 self.trainer.run(self.parts.loader, max_epochs=self.parts.config.max_epochs)
@@ -284,8 +288,21 @@ class _Run:
         except OSError as error:
             logger.warning("the row of the HParams table cannot be written: %s", error)
 
-    def _restore(self, checkpoint: Mapping[str, Any]) -> None:
-        Checkpoint.load_objects(self.resumable, checkpoint)
+    def restore(self, checkpoint: Mapping[str, Any]) -> None:
+        """Goes on from a checkpoint.
+
+        Raises:
+            UserError: if it is not the state of such a run.
+        """
+        check_weights(checkpoint, self.parts.model)
+        own = {
+            name: self.resumable[name].state_dict() for name in self.resumable if name not in ("model", "diagnostics")
+        }
+        check_content(checkpoint, own, self.parts.optimizer)
+        try:
+            Checkpoint.load_objects(self.resumable, checkpoint)
+        except Exception as error:  # each object raises in its own way for what is not its state
+            raise UserError(f"the checkpoint cannot be used: {first_line(error)}; --overwrite starts over") from error
         if self.best.last_checkpoint is not None:
             first(self._check_best)
         self.begin -= self.state.seconds
@@ -296,7 +313,8 @@ class _Run:
 
     def _check_best(self) -> None:
         try:
-            self.saver.best()
+            best = self.saver.best()
+            check_weights(best, self.parts.model)
         except UserError as error:
             raise UserError(f"{error}: the weights of the best epoch are lost; --overwrite starts over") from error
 
@@ -388,8 +406,9 @@ class _Run:
 class _RunState:
     """What a checkpoint says of the run it belongs to."""
 
-    def __init__(self, trainer: Engine, config: RunConfig) -> None:
+    def __init__(self, trainer: Engine, model: nn.Module, config: RunConfig) -> None:
         self._trainer = trainer
+        self._model = model
         self._settings = _state_settings(config)
         self.epoch = 0
         self.seconds = 0.0
@@ -401,6 +420,7 @@ class _RunState:
         return {
             "schema": checkpoints.SCHEMA,
             "settings": self._settings,
+            "finite": all(bool(weight.isfinite().all()) for weight in self._model.state_dict().values()),
             "epoch": self._trainer.state.epoch,
             "seconds": self.seconds,
             "costs": self.costs,
@@ -513,11 +533,10 @@ def _device(name: str) -> torch.device:
 
 @contextlib.contextmanager
 def _outputs(
-    directory: Path, config: RunConfig, checkpoint: Mapping[str, Any] | None, *, quiet: bool
+    directory: Path, config: RunConfig, found: Resumable | None, *, quiet: bool
 ) -> Iterator[tuple[FanOut, TensorBoardSink]]:
     """All sinks of a run, which the first process writes to, and the one of TensorBoard."""
-    epoch = checkpoint["run"]["epoch"] if checkpoint is not None else None
-    tensorboard = TensorBoardSink(directory, purge_after=epoch)
+    tensorboard = TensorBoardSink(directory, purge_after=found.epoch if found is not None else None)
     lines = JsonLinesSink(directory / REPORTS)
     sinks: list[Sink] = [lines, tensorboard, ConsoleSink(logger.info, config.max_epochs)]
     if not quiet:

@@ -19,7 +19,8 @@ from ignite_act.config import RunConfig
 from ignite_act.errors import UserError
 from ignite_act.experiment import run
 from ignite_act.inspection import stored_subjects
-from ignite_act.runs.checkpoints import SCHEMA, RunSaver, different_settings, load_checkpoint, resumable_checkpoint
+from ignite_act.runs.checkpoints import SCHEMA, RunSaver, load_checkpoint, resumable_checkpoint
+from ignite_act.runs.fit import different_settings
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +255,7 @@ def test_best_weights_wait_in_memory(tmp_path, caplog):
     """Best weights that cannot be written are kept as they were, and written before any later state."""
     (tmp_path / "place").write_text("in the way", encoding="utf-8")
     saver, weights = RunSaver(tmp_path / "place"), torch.zeros(3)
-    run_state = {"schema": SCHEMA}
+    run_state = {"schema": SCHEMA, "epoch": 1}
     saver({"model": weights, "run": run_state}, "best.pt")
     weights += 1
     saver({"model": weights, "run": run_state}, "last.pt")
@@ -270,7 +271,7 @@ def test_best_weights_wait_in_memory(tmp_path, caplog):
 
 def test_no_later_state_without_the_best_weights(tmp_path):
     """A state whose best weights are not on the disk is not written either: what is there belongs together."""
-    state = {"run": {"schema": SCHEMA}}
+    state = {"run": {"schema": SCHEMA, "epoch": 1}}
     saver = RunSaver(tmp_path)
     (tmp_path / "best.pt").mkdir()  # cannot be replaced by a file
     saver(state, "best.pt")

@@ -309,6 +309,25 @@ def test_a_process_that_dies(tmp_path, study, processes_die):
     assert "terminated" in next(run.summary["stop_reason"] for run in runs if run.failed)
 
 
+@pytest.mark.timeout(200)
+def test_a_process_that_dies_before_it_begins(tmp_path, study, monkeypatch):
+    """A run that takes its process along before it has written anything is a failure, and the sweep ends."""
+
+    def train(config, output_dir, *, overwrite=False):  # sent to the processes as it stands here
+        import os
+
+        from ignite_act import sweep
+
+        if config.act == "elu":
+            os._exit(9)
+        return sweep.train(config, output_dir, overwrite=overwrite)
+
+    monkeypatch.setattr(sweep, "train", train)
+    runs = list(sweep.plan(study(act=("elu", "relu")), tmp_path, resume=True).run(jobs=2))
+    assert {run.summary["activation"]: run.failed for run in runs} == {"elu": True, "relu": False}
+    assert len(runs) == 2
+
+
 def test_missing_data_is_said_before_anything(tmp_path, study, monkeypatch):
     """Without the data nothing is made."""
 

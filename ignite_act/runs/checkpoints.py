@@ -9,14 +9,13 @@ import pickle
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from ignite.handlers.checkpoint import BaseSaveHandler
-from torch import nn
 
 from ignite_act import files
-from ignite_act.errors import UserError, first_line
+from ignite_act.errors import UserError, first_line, printable
 from ignite_act.processes import is_first
 from ignite_act.runs.layout import BEST, DAMAGED, LAST, PREVIOUS
 
@@ -24,7 +23,6 @@ logger = logging.getLogger(__name__)
 
 SCHEMA = 3
 """Version of the checkpoints."""
-_NAMED = 5
 
 
 class RunSaver(BaseSaveHandler):
@@ -91,11 +89,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         UserError: if it cannot be read, is damaged, holds anything else or is of another version.
     """
     try:
-        with zipfile.ZipFile(path) as file:  # torch does not look at the check sums
-            damaged = file.testzip()
-        if damaged is not None:
-            raise UserError(f"the checkpoint {path} is damaged: the check sum of {damaged} is wrong")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with files.reading(path) as file:
+            _check_archive(path, file)
+            file.seek(0)
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"the checkpoint {path} is refused: it holds something else than tensors and plain values, "
@@ -105,11 +102,29 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise
     except Exception as error:  # zipfile and torch raise many kinds for a file that is none of theirs
         raise UserError(f"the checkpoint {path} is damaged, or none: {first_line(error)}") from error
-    run = checkpoint.get("run") if isinstance(checkpoint, dict) else None
-    schema = run.get("schema") if isinstance(run, dict) else None
+    found = checkpoint.get("run") if isinstance(checkpoint, dict) else None
+    run = found if isinstance(found, dict) else {}
+    schema = run.get("schema")
     if schema != SCHEMA:
         raise UserError(f"the checkpoint {path} has version {schema!r}, this program reads {SCHEMA}")
+    if not isinstance(run.get("epoch"), int) or run["epoch"] < 0:
+        raise UserError(f"the checkpoint {path} was changed: it does not say after which epoch it was written")
     return checkpoint
+
+
+def _check_archive(path: Path, file: BinaryIO) -> None:
+    """Refuses an archive with wrong check sums, at which torch does not look, and one that unpacks to more than it is.
+
+    Raises:
+        UserError: if it is damaged.
+    """
+    with zipfile.ZipFile(file) as archive:
+        packed = next((entry for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED), None)
+        if packed is not None:
+            raise UserError(f"the checkpoint {path} is refused: {printable(packed.filename)} is packed, which no run does")
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise UserError(f"the checkpoint {path} is damaged: the check sum of {printable(damaged)} is wrong")
 
 
 class Resumable(NamedTuple):
@@ -158,40 +173,3 @@ def set_damaged_aside(directory: Path) -> None:
     """Names a last state that cannot be read ``damaged.pt``, so that it never takes the place of the one before it."""
     if (directory / LAST).exists():
         files.rename(directory / LAST, directory / DAMAGED)
-
-
-def check_fit(checkpoint: Mapping[str, Any], settings: Mapping[str, Any], model: nn.Module) -> None:
-    """Refuses a checkpoint of another run.
-
-    Args:
-        checkpoint: see `load_checkpoint`.
-        settings: of the run that is to go on, in plain types.
-        model: into which the weights are to be loaded.
-
-    Raises:
-        UserError: if it has other settings or other weights; says which.
-    """
-    stored = checkpoint["run"].get("settings", {})
-    problems = different_settings(stored, settings)
-    if not problems:
-        weights, own = checkpoint.get("model", {}), model.state_dict()
-        shapes = [{name: tuple(value.shape) for name, value in state.items()} for state in (weights, own)]
-        problems = [
-            f"{name} {shapes[0].get(name, 'missing')} -> {shapes[1].get(name, 'not in the model')}"
-            for name in {**shapes[1], **shapes[0]}
-            if shapes[0].get(name) != shapes[1].get(name)
-        ]
-    if problems:
-        more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
-        raise UserError(
-            f"the checkpoint is of another run ({', '.join(problems[:_NAMED])}{more}); --overwrite starts over"
-        )
-
-
-def different_settings(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """The settings that are not the same, each in words.
-
-    >>> different_settings({"lr": 0.1, "seed": 1}, {"lr": 0.2, "seed": 1})
-    ['lr 0.1 -> 0.2']
-    """
-    return [f"{name} {stored.get(name)!r} -> {value!r}" for name, value in wanted.items() if stored.get(name) != value]

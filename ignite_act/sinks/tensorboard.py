@@ -18,6 +18,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import custom_scalars, histogram_raw, hparams, text
 
+from ignite_act.files import make_directory
 from ignite_act.report import EpochReport
 from ignite_act.sinks import words
 
@@ -103,7 +104,7 @@ class TensorBoardSink:
 
     def _begin(self) -> RecordWriter:
         """Begins an event file: with what an earlier writer left and is to be hidden, and with the charts."""
-        self._directory.mkdir(parents=True, exist_ok=True)
+        make_directory(self._directory)
         now = time.time_ns()  # file names must not repeat within a second, and readers go by their order
         self._path = self._directory / f"events.out.tfevents.{now // 10**9}.{socket.gethostname()}.{now}"
         self._writer = writer = RecordWriter(str(self._path))
