@@ -143,7 +143,10 @@ def remove(path: Path) -> None:
 
 def make_directory(path: Path) -> None:
     """Makes a directory and those above it that are missing."""
+    missing = [place for place in (path, *path.parents) if not place.exists()]
     path.mkdir(parents=True, exist_ok=True)
+    for place in missing:
+        sync_directory(place.parent)
 
 
 def sync(file: BinaryIO) -> None:

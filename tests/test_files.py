@@ -18,7 +18,8 @@ from ignite_act.files import Kind
 
 PACKAGE = Path(ignite_act.__file__).parent
 CHANGING = {"unlink", "rename", "renames", "rmdir", "rmtree", "mkdir", "makedirs", "symlink_to", "hardlink_to",
-            "touch", "write_text", "write_bytes", "truncate", "ftruncate", "mkstemp", "copyfile", "copytree", "move"}  # fmt: skip
+            "touch", "write_text", "write_bytes", "truncate", "ftruncate",
+            "mkstemp", "copyfile", "copytree", "move"}  # fmt: skip
 ELSEWHERE = {
     "data.py": {"mkdir", "rmdir"},  # the user's data directory, and a temporary one
     "sinks/json_lines.py": {"truncate"},  # a file that the user names; half a line is taken away
