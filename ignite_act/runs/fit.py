@@ -1,0 +1,140 @@
+"""Whether a stored state fits the run that is to go on from it: asked before anything is loaded or written."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from ignite_act.errors import UserError
+
+STOPS = (None, "early_stopping", "all_epochs", "nonfinite")
+"""Why a run has ended; None while it goes on."""
+_NAMED = 5
+
+
+def check_settings(checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Refuses a checkpoint of a run with other settings.
+
+    Raises:
+        UserError: if they differ; says which.
+    """
+    stored = checkpoint["run"].get("settings")
+    _refuse(different_settings(stored if isinstance(stored, dict) else {}, settings), "is of another run")
+
+
+def check_weights(checkpoint: Mapping[str, Any], model: nn.Module) -> None:
+    """Refuses a checkpoint whose weights are not those of a model, or are not the numbers that were stored.
+
+    Raises:
+        UserError: if they do not fit; says which.
+    """
+    stored, own = checkpoint.get("model"), model.state_dict()
+    if not isinstance(stored, Mapping):
+        raise UserError("the checkpoint holds no weights; --overwrite starts over")
+    shapes = [{name: _shape(value) for name, value in state.items()} for state in (stored, own)]
+    _refuse(
+        [
+            f"{name} {shapes[0].get(name, 'missing')} -> {shapes[1].get(name, 'not in the model')}"
+            for name in {**shapes[1], **shapes[0]}
+            if shapes[0].get(name) != shapes[1].get(name)
+        ],
+        "is of another run",
+    )
+    _refuse([f"{name} {stored[name].dtype} -> {value.dtype}" for name, value in own.items()
+             if stored[name].dtype != value.dtype], "was changed")  # fmt: skip
+    if checkpoint["run"].get("finite"):
+        _refuse([f"{name} is not finite" for name, value in stored.items() if not bool(value.isfinite().all())],
+                "was changed")  # fmt: skip
+
+
+def _shape(value: object) -> object:
+    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+
+
+def check_content(checkpoint: Mapping[str, Any], own: Mapping[str, Any], optimizer: Optimizer) -> None:
+    """Refuses a checkpoint that lacks something a run needs to go on, or holds it as something else.
+
+    Args:
+        checkpoint: see `checkpoints.load_checkpoint`.
+        own: state -> what a run that has just been built would store.
+        optimizer: before its first step.
+
+    Raises:
+        UserError: if it does not fit; says where.
+    """
+    problems = list(_differences(own, checkpoint))
+    if not problems:
+        run = checkpoint["run"]
+        if run["stop"] not in STOPS:
+            problems.append(f"run.stop is {run['stop']!r}")
+        problems += [f"{name} is negative" for name, value in (
+            ("run.epoch", run["epoch"]), ("trainer.iteration", checkpoint["trainer"]["iteration"])) if value < 0]
+    stored = checkpoint["optimizer"] if not problems else {}
+    if stored.get("state"):  # empty before the first step
+        problems += _differences(_after_a_step(optimizer), stored["state"], "optimizer.state")
+    _refuse(problems, "was changed")
+
+
+def _after_a_step(optimizer: Optimizer) -> Mapping[int, Any]:
+    """What an optimizer keeps of each parameter after its first step, which is made on copies."""
+    copies = []
+    for group in optimizer.param_groups:
+        own = [parameter.detach().clone().requires_grad_() for parameter in group["params"]]
+        for parameter in own:
+            parameter.grad = torch.zeros_like(parameter)
+        copies.append({**group, "params": own})
+    kind: Any = type(optimizer)
+    twin = kind(copies)
+    twin.step()
+    state: Mapping[int, Any] = twin.state_dict()["state"]
+    return state
+
+
+def _differences(own: Any, stored: Any, where: str = "") -> Iterator[str]:
+    """Where a stored state has another structure than a run's own; None stands for anything."""
+    if isinstance(own, Mapping):
+        if not isinstance(stored, Mapping):
+            yield f"{where} is {type(stored).__name__}"
+            return
+        for key, value in own.items():
+            name = f"{where}.{key}".lstrip(".")
+            if key in stored:
+                yield from _differences(value, stored[key], name)
+            else:
+                yield f"{name} is missing"
+    elif isinstance(own, Tensor):
+        if not isinstance(stored, Tensor):
+            yield f"{where} is {type(stored).__name__}"
+        elif (stored.dtype, stored.shape) != (own.dtype, own.shape):
+            yield f"{where} {stored.dtype} {tuple(stored.shape)} -> {own.dtype} {tuple(own.shape)}"
+    elif isinstance(own, (list, tuple)):
+        if not isinstance(stored, (list, tuple)):
+            yield f"{where} is {type(stored).__name__}"
+        for number, pair in enumerate(zip(own, stored, strict=False) if isinstance(stored, (list, tuple)) else ()):
+            yield from _differences(*pair, f"{where}.{number}")
+    elif own is not None and stored is not None and _sort(own) is not _sort(stored):
+        yield f"{where} is {type(stored).__name__}"
+
+
+def _sort(value: object) -> type:
+    return numbers.Number if isinstance(value, numbers.Number) else type(value)
+
+
+def _refuse(problems: list[str], what: str) -> None:
+    if problems:
+        more = f" and {len(problems) - _NAMED} more" if len(problems) > _NAMED else ""
+        raise UserError(f"the checkpoint {what} ({', '.join(problems[:_NAMED])}{more}); --overwrite starts over")
+
+
+def different_settings(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    """The settings that are not the same, each in words.
+
+    >>> different_settings({"lr": 0.1, "seed": 1}, {"lr": 0.2, "seed": 1})
+    ['lr 0.1 -> 0.2']
+    """
+    return [f"{name} {stored.get(name)!r} -> {value!r}" for name, value in wanted.items() if stored.get(name) != value]
