@@ -121,7 +121,9 @@ def _check_archive(path: Path, file: BinaryIO) -> None:
     with zipfile.ZipFile(file) as archive:
         packed = next((entry for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED), None)
         if packed is not None:
-            raise UserError(f"the checkpoint {path} is refused: {printable(packed.filename)} is packed, which no run does")
+            raise UserError(
+                f"the checkpoint {path} is refused: {printable(packed.filename)} is packed, which no run does"
+            )
         damaged = archive.testzip()
     if damaged is not None:
         raise UserError(f"the checkpoint {path} is damaged: the check sum of {printable(damaged)} is wrong")

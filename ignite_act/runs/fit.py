@@ -72,8 +72,11 @@ def check_content(checkpoint: Mapping[str, Any], own: Mapping[str, Any], optimiz
         run = checkpoint["run"]
         if run["stop"] not in STOPS:
             problems.append(f"run.stop is {run['stop']!r}")
-        problems += [f"{name} is negative" for name, value in (
-            ("run.epoch", run["epoch"]), ("trainer.iteration", checkpoint["trainer"]["iteration"])) if value < 0]
+        problems += [
+            f"{name} is negative"
+            for name, value in (("run.epoch", run["epoch"]), ("trainer.iteration", checkpoint["trainer"]["iteration"]))
+            if value < 0
+        ]
     stored = checkpoint["optimizer"] if not problems else {}
     if stored.get("state"):  # empty before the first step
         problems += _differences(_after_a_step(optimizer), stored["state"], "optimizer.state")
