@@ -214,7 +214,7 @@ def test_a_linked_place_is_refused(place: Path, outside: Path, part: str, how: d
     """A run directory, or one above it, that leads elsewhere is not written."""
     shutil.rmtree(place / part)
     (place / part).symlink_to(outside)
-    with pytest.raises(OccupiedError, match="is a link, which is not followed"):
+    with pytest.raises(OccupiedError, match="is a link and not followed"):
         run(CONFIG, place, quiet=True, **how)
 
 

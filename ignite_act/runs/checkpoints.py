@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import logging
 import pickle
@@ -78,7 +77,6 @@ class RunSaver(BaseSaveHandler):
         with files.writing(path) as file:  # by its path torch would not say why it cannot
             torch.save(checkpoint, file)
             if filename == LAST and path.exists():
-                files.sync(file)  # before the older state goes
                 files.rename(path, self._directory / PREVIOUS)
 
 
@@ -121,9 +119,7 @@ def _check_archive(path: Path, file: BinaryIO) -> None:
     with zipfile.ZipFile(file) as archive:
         packed = next((entry for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED), None)
         if packed is not None:
-            raise UserError(
-                f"the checkpoint {path} is refused: {printable(packed.filename)} is packed, which no run does"
-            )
+            raise UserError(f"the checkpoint {path} is refused: {printable(packed.filename)} in it is compressed")
         damaged = archive.testzip()
     if damaged is not None:
         raise UserError(f"the checkpoint {path} is damaged: the check sum of {printable(damaged)} is wrong")

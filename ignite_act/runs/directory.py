@@ -131,9 +131,7 @@ def _contents(directory: Path) -> tuple[list[str], list[str]]:
     try:
         for place in (directory, *directory.parents[:2]):
             if files.kind(place) is Kind.LINK:
-                raise OccupiedError(
-                    f"{place} is a link, which is not followed: --output-dir with the place it leads to"
-                )
+                raise OccupiedError(f"{place} is a link and not followed: give --output-dir the place it leads to")
         for name in _names(directory):
             if name == CHECKPOINTS:
                 continue

@@ -18,6 +18,7 @@ from pydantic import Field
 from ignite_act import files
 from ignite_act.config import RunConfig, parse_yaml, run_config
 from ignite_act.errors import UserError, first_line
+from ignite_act.files import Kind
 from ignite_act.report import (
     Count,
     CoverageShape,
@@ -76,7 +77,7 @@ class StoredRun:
 
 def is_ended(directory: Path) -> bool:
     """Whether a run has written its summary, and no other run is about to take its place."""
-    return (directory / SUMMARY).exists() and not (directory / INTENT).exists()
+    return (directory / SUMMARY).exists() and files.kind(directory / INTENT) is not Kind.FILE
 
 
 def is_finished(directory: Path, config: RunConfig) -> bool:

@@ -1,0 +1,161 @@
+"""Whatever is done in an output directory, no finished run is lost but by --overwrite, and nothing outside changes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from ignite_act import experiment, files, sweep
+from ignite_act.config import RunConfig
+from ignite_act.errors import UserError
+from ignite_act.runs.layout import run_directory
+from ignite_act.runs.stored import is_ended, read_run
+
+CONFIGS = [
+    RunConfig(hidden=(4,), batch_size=512, lr=lr, max_epochs=2, diagnostics=False, act=act)
+    for act in ("relu", "tanh")
+    for lr in (0.05, 0.5)
+]
+"""Two run directories, each wanted by two studies."""
+FILES = ("config.yaml", "summary.json", "epochs.jsonl", "checkpoints/last.pt", "checkpoints/previous.pt",
+         "checkpoints/best.pt", ".lock", ".intent.json")  # fmt: skip
+PRECIOUS = ("summary.json", "epochs.jsonl", "checkpoints/best.pt", "checkpoints/last.pt")
+
+
+class Killed(BaseException):
+    """The process ends here."""
+
+
+class Histories(RuleBasedStateMachine):
+    """Runs, sweeps, kills, deletions and links, in any order."""
+
+    runs = Bundle("runs")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = Path(tempfile.mkdtemp())
+        self.output, self.outside = self.place / "runs", self.place / "outside"
+        self.outside.mkdir()
+        (self.outside / "victim.pt").write_text("the user's own", encoding="utf-8")
+        self.finished: dict[Path, dict[str, bytes]] = {}
+
+    def teardown(self) -> None:
+        shutil.rmtree(self.place)
+
+    @initialize(config=st.sampled_from(CONFIGS))
+    def begin(self, config: RunConfig) -> None:
+        """There is a finished run."""
+        self._do(lambda: experiment.run(config, self.output, quiet=True))
+
+    @rule(config=st.sampled_from(CONFIGS), how=st.sampled_from(["new", "resume", "overwrite"]))
+    def run(self, config: RunConfig, how: str) -> None:
+        """One run, as its flags say."""
+        if how == "overwrite":
+            self.finished.pop(run_directory(config, self.output), None)
+        self._do(lambda: experiment.run(config, self.output, resume=how == "resume", overwrite=how == "overwrite",
+                                        quiet=True))  # fmt: skip
+
+    @rule(lr=st.sampled_from([0.05, 0.5]))
+    def sweep(self, lr: float) -> None:
+        """Both runs of a study."""
+        chosen = [config for config in CONFIGS if config.lr == lr]
+        self._do(lambda: list(sweep.plan(chosen, self.output, resume=True).run()))
+
+    @rule(config=st.sampled_from(CONFIGS), overwrite=st.booleans(), number=st.integers(0, 12))
+    def kill(self, config: RunConfig, overwrite: bool, number: int) -> None:
+        """A run that ends at one of the calls by which it writes."""
+        if overwrite:
+            self.finished.pop(run_directory(config, self.output), None)
+        made = 0
+
+        def strike(name: str) -> Any:
+            real = getattr(files, name)
+
+            def call(*args: Any, **kwargs: Any) -> Any:
+                nonlocal made
+                made += 1
+                if made > number:
+                    raise Killed
+                return real(*args, **kwargs)
+
+            return call
+
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("write", "writing", "remove", "rename", "cut", "make_directory"):
+                patch.setattr(files, name, strike(name))
+            self._do(lambda: experiment.run(config, self.output, resume=not overwrite, overwrite=overwrite, quiet=True))
+
+    @rule(config=st.sampled_from(CONFIGS), name=st.sampled_from(FILES))
+    def delete(self, config: RunConfig, name: str) -> None:
+        """The user deletes a file: that run is theirs to lose."""
+        directory = run_directory(config, self.output)
+        if (directory / name).is_file() or (directory / name).is_symlink():
+            (directory / name).unlink()
+            self.finished.pop(directory, None)
+
+    @precondition(lambda self: self.output.exists())
+    @rule(config=st.sampled_from(CONFIGS), name=st.sampled_from(FILES))
+    def link(self, config: RunConfig, name: str) -> None:
+        """Somebody plants a link where no file is."""
+        path = run_directory(config, self.output) / name
+        if path.parent.is_dir() and not os.path.lexists(path):
+            path.symlink_to(self.outside / "victim.pt")
+
+    @rule(config=st.sampled_from(CONFIGS))
+    def unlink(self, config: RunConfig) -> None:
+        """The links are taken away again."""
+        for name in FILES:
+            path = run_directory(config, self.output) / name
+            if path.is_symlink():
+                path.unlink()
+
+    def _do(self, work: Any) -> None:
+        with contextlib.suppress(UserError, Killed):
+            work()
+        for config in CONFIGS:
+            directory = run_directory(config, self.output)
+            if directory not in self.finished and self._is_finished(directory):
+                self.finished[directory] = {
+                    name: (directory / name).read_bytes() for name in PRECIOUS if (directory / name).is_file()
+                }
+
+    def _is_finished(self, directory: Path) -> bool:
+        try:
+            return is_ended(directory) and not read_run(directory).failed
+        except UserError:
+            return False
+
+    @invariant()
+    def no_finished_run_is_lost(self) -> None:
+        """What was finished and not named by --overwrite is there, to the byte, and is found."""
+        for directory, kept in self.finished.items():
+            for name, data in kept.items():
+                assert (directory / name).read_bytes() == data, name
+            assert self._is_finished(directory)
+
+    @invariant()
+    def nothing_outside_has_changed(self) -> None:
+        """Not a byte, not a name."""
+        assert [path.name for path in self.outside.iterdir()] == ["victim.pt"]
+        assert (self.outside / "victim.pt").read_text(encoding="utf-8") == "the user's own"
+        assert sorted(path.name for path in self.place.iterdir()) == ["outside", "runs"]
+
+
+Histories.TestCase.settings = settings(
+    max_examples=40,
+    stateful_step_count=12,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.generate],  # making a failure smaller would take minutes
+    suppress_health_check=[*HealthCheck],
+)
+TestHistories = pytest.mark.slow(Histories.TestCase)
