@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
-from ignite_act.errors import LostProcessError, UserError, first_line, one_line
+from ignite_act.errors import LostProcessError, UserError, echo, error_line, first_line
 
 TIMEOUT = timedelta(minutes=5)
 """How long the processes wait for one that says nothing; one that dies is noticed at once."""
@@ -50,11 +50,6 @@ def first(work: Callable[[], Result]) -> Result:
 def default_backend() -> str:
     """``"nccl"`` where there are GPUs, else ``"gloo"``."""
     return "nccl" if torch.cuda.is_available() else "gloo"
-
-
-def launched_by_torchrun() -> bool:
-    """Whether this process is one of several that ``torchrun`` has started."""
-    return bool(dist.is_torchelastic_launched()) and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @contextlib.contextmanager
@@ -117,8 +112,9 @@ def launch(work: Callable[[], object], *, processes: int, backend: str) -> None:
 
 def leave() -> NoReturn:
     """Ends this process well, and without the end of the interpreter, at which threads of torch may abort."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # it may be None, gone or closed
+            stream.flush()
     os._exit(0)
 
 
@@ -139,9 +135,9 @@ def _in_process(rank: int, processes: int, port: int, backend: str, work: Callab
             work()
         leave()
     except LostProcessError as error:
-        sys.stderr.write(f"{error}\n")
+        echo(error_line(error), err=True)
         sys.exit(1)
     except UserError as error:
         if rank == 0:
-            sys.stderr.write(f"error: {one_line(error)}\n")
+            echo(f"error: {error_line(error)}", err=True)
         sys.exit(FAILED)

@@ -11,7 +11,8 @@ import ignite_act
 PACKAGE = Path(ignite_act.__file__).parent
 LEVELS = [
     {"errors", "names"},
-    {"activations", "data", "config", "guard", "processes", "testing"},
+    {"activations", "data", "config", "guard", "launcher", "terminal", "testing"},
+    {"processes"},
     {"checkpoints", "models", "stats"},
     {"report", "variants"},
     {"findings"},
