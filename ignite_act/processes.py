@@ -18,6 +18,11 @@ from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedExc
 
 from ignite_act.errors import LostProcessError, UserError, echo, error_line, first_line
 
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 TIMEOUT = timedelta(minutes=5)
 """How long the processes wait for one that says nothing; one that dies is noticed at once."""
 FAILED = 2
@@ -92,6 +97,7 @@ def launch(work: Callable[[], object], *, processes: int, backend: str) -> None:
         SystemExit: if a process ended with an error that it has shown.
         LostProcessError: if one died; the others are ended.
     """
+    _check_handles(processes)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -108,6 +114,22 @@ def launch(work: Callable[[], object], *, processes: int, backend: str) -> None:
         ) from error
     except ProcessRaisedException as error:
         raise RuntimeError(f"process {error.error_index} of {processes} failed:{error}") from error
+
+
+def _check_handles(processes: int) -> None:
+    """Refuses to start processes that could not talk: gloo waits for minutes, or aborts, without handles.
+
+    Raises:
+        UserError: if each may open too few files.
+    """
+    if resource is None:
+        return
+    limit, needed = resource.getrlimit(resource.RLIMIT_NOFILE)[0], 32 + 2 * processes
+    if 0 <= limit < needed:
+        raise UserError(
+            f"{processes} processes need {needed} open files each, and {limit} are allowed: "
+            f"raise the limit (ulimit -n {max(needed, 1024)})"
+        )
 
 
 def leave() -> NoReturn:
