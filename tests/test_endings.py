@@ -318,7 +318,7 @@ def sparse(path: Path, size: int, packed: bool) -> None:
 def test_bombs(tmp_path: Path, name: str, packed: bool) -> None:
     """A file that is longer than it can be, packed or not, is refused once the known size is reached."""
     size = data._FASHION_FILES[name]
-    sparse(tmp_path / name, 60 << 20 if packed else 1 << 40, packed)
+    sparse(tmp_path / name, 60 << 20 if packed else 1 << 30, packed)
     target = tmp_path / "copy"
     with pytest.raises(ValueError, match=name):
         data._copy(tmp_path / name, target)
