@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._ops import OpOverloadPacket
 
-from ignite_act.errors import first_line
+from ignite_act.errors import first_line, quoted
 
 Interval = tuple[float, float]
 """Closed interval ``(low, high)`` of the pre-activation axis; the ends may be infinite."""
@@ -233,10 +233,10 @@ def get_activation(name: str) -> Activation:
     key = _normalised(name)
     if key in _NAMES:
         return ACTIVATIONS[_NAMES[key]]
-    near = difflib.get_close_matches(key, _NAMES, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(key[:100], _NAMES, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(sorted({_NAMES[match] for match in near}))}?" if near else ""
     raise ValueError(
-        f"unknown activation {name!r}{': ' + hint if hint else ''} (all of them: {', '.join(ACTIVATIONS)})"
+        f"unknown activation {quoted(name)}{': ' + hint if hint else ''} (all of them: {', '.join(ACTIVATIONS)})"
     )
 
 
@@ -251,7 +251,7 @@ def make_activation(name: str, **parameters: Parameter) -> nn.Module:
     try:
         return entry.factory(**parameters)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise ValueError(f"activation {entry.name!r} refuses {parameters}: {first_line(error)}") from error
+        raise ValueError(f"activation {entry.name!r} refuses {quoted(parameters)}: {first_line(error)}") from error
 
 
 def check_parameters(entry: Activation, parameters: Mapping[str, Parameter]) -> None:
@@ -264,15 +264,15 @@ def check_parameters(entry: Activation, parameters: Mapping[str, Parameter]) -> 
     for name, value in parameters.items():
         if name not in known:
             names = ", ".join(f"{key}={default}" for key, default in known.items()) or "none"
-            raise ValueError(f"activation {entry.name!r} has no parameter {name!r} (it has: {names})")
+            raise ValueError(f"activation {entry.name!r} has no parameter {quoted(name)} (it has: {names})")
         if isinstance(known[name], str) != isinstance(value, str):
             kind = "a word" if isinstance(known[name], str) else "a number"
-            raise ValueError(f"parameter {name!r} of activation {entry.name!r} is {kind}, got {value!r}")
+            raise ValueError(f"parameter {name!r} of activation {entry.name!r} is {kind}, got {quoted(value)}")
         if isinstance(known[name], bool) != isinstance(value, bool):
             kind = "true or false" if isinstance(known[name], bool) else "a number"
-            raise ValueError(f"parameter {name!r} of activation {entry.name!r} is {kind}, got {value!r}")
+            raise ValueError(f"parameter {name!r} of activation {entry.name!r} is {kind}, got {quoted(value)}")
         if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"parameter {name!r} of activation {entry.name!r} must be finite, got {value!r}")
+            raise ValueError(f"parameter {name!r} of activation {entry.name!r} must be finite, got {quoted(value)}")
 
 
 def recognised_call(function: Callable[..., Any]) -> RecognisedCall | None:

@@ -21,7 +21,7 @@ from torch.optim import Optimizer
 
 from ignite_act.data import Data, Split, TensorLoader, load_data
 from ignite_act.engines import create_evaluator, create_trainer
-from ignite_act.errors import UserError, first_line
+from ignite_act.errors import UserError, foreign, quoted
 from ignite_act.handlers import Diagnostics
 from ignite_act.report import EpochReport, Finding
 from ignite_act.sinks import Sink
@@ -84,9 +84,10 @@ def check(
         UserError: if the model cannot be called with the data, or gives outputs of another shape, or cannot be trained.
     """
     torch.manual_seed(seed)
-    data = _fitting(model, data)
-    if isinstance(optimizer, str):
-        optimizer = _made(optimizer, model, lr)
+    with foreign("the model cannot be trained"):
+        data = _fitting(model, data)
+        if isinstance(optimizer, str):
+            optimizer = _made(optimizer, model, lr)
     count, window = windows(steps)
     trainer = create_trainer(model, optimizer, data.task, device=torch.device("cpu"))
     evaluator = create_evaluator(model, data.task, device=torch.device("cpu"))
@@ -98,9 +99,12 @@ def check(
     error = ""
     with Diagnostics(model, every=1, sinks=sinks).attach(trainer, evaluator) as diagnostics:
         try:
-            trainer.run(loader, max_epochs=count, epoch_length=window)
-        except Exception as problem:  # whatever the user's code raises
-            error = f"step {trainer.state.iteration}: {type(problem).__name__}: {first_line(problem)}"
+            with foreign():
+                trainer.run(loader, max_epochs=count, epoch_length=window)
+        except UserError as problem:
+            error = f"step {trainer.state.iteration}: {problem}"
+    if not error and trainer.state.iteration < count * window:
+        error = f"step {trainer.state.iteration}: the training ended early"
     return Checked(diagnostics.all_findings, diagnostics.report, trainer.state.iteration, error)
 
 
@@ -134,9 +138,10 @@ def _fitting(model: nn.Module, data: Data) -> Data:
     for candidate in (data, flat) if data.train.x.ndim > 2 else (data,):
         x = candidate.train.x[:2]
         try:
-            output = _first_output(model, x)
-        except Exception as error:  # whatever the user's code raises
-            problems.append(f"{tuple(x.shape)}: {type(error).__name__}: {first_line(error)}")
+            with foreign(str(tuple(x.shape))):
+                output = _first_output(model, x)
+        except UserError as error:
+            problems.append(str(error))
             continue
         if not isinstance(output, Tensor):
             raise UserError(f"the model returned {type(output).__name__}: a tensor of logits is expected")
@@ -182,21 +187,22 @@ def load_object(target: str) -> Any:
     """
     place, colon, name = target.rpartition(":")
     if not colon or not place or not name:
-        raise UserError(f"{target!r} does not name anything: MODULE:NAME is expected, my_module:build_model say")
+        raise UserError(f"{quoted(target)} does not name anything: MODULE:NAME is expected, my_module:build_model say")
     module = _load_module(place)
     found: Any = module
-    for part in name.split("."):
-        if not hasattr(found, part):
-            known = sorted(own for own in vars(module) if not own.startswith("_"))
-            raise UserError(f"{place} has no {name!r} (it has: {', '.join(known) or 'nothing'})")
-        found = getattr(found, part)
+    with foreign(f"{target} cannot be had"):
+        for part in name.split("."):
+            if not hasattr(found, part):
+                known = sorted(own for own in vars(module) if not own.startswith("_"))
+                raise UserError(f"{place} has no {quoted(name)} (it has: {', '.join(known) or 'nothing'})")
+            found = getattr(found, part)
     return found
 
 
 def _load_module(place: str) -> ModuleType:
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    try:
+    with foreign(f"{place} cannot be imported"):
         if not place.endswith(".py"):
             return importlib.import_module(place)
         path = Path(place)
@@ -207,11 +213,7 @@ def _load_module(place: str) -> ModuleType:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         spec.loader.exec_module(module)
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:  # whatever the user's code raises
-        raise UserError(f"{place} cannot be imported: {type(error).__name__}: {first_line(error)}") from error
-    return module
+        return module
 
 
 def load_model(target: str, seed: int = 42) -> nn.Module:
@@ -228,10 +230,8 @@ def load_model(target: str, seed: int = 42) -> nn.Module:
             f"{target} is {type(found).__name__}: a torch.nn.Module or a function that makes one is expected"
         )
     torch.manual_seed(seed)
-    try:
+    with foreign(f"{target}() failed"):
         made = found()
-    except Exception as error:  # whatever the user's code raises
-        raise UserError(f"{target}() failed: {type(error).__name__}: {first_line(error)}") from error
     if not isinstance(made, nn.Module):
         raise UserError(f"{target}() returned {type(made).__name__}: a torch.nn.Module is expected")
     return made
@@ -246,10 +246,13 @@ def load_own_data(target: str, data_root: Path | None = None) -> Data:
     if ":" not in target:
         return load_data(target, data_root)
     found = load_object(target)
-    try:
+    with foreign(f"{target}() failed"):
         pair = found() if callable(found) else found
-    except Exception as error:  # whatever the user's code raises
-        raise UserError(f"{target}() failed: {type(error).__name__}: {first_line(error)}") from error
+    with foreign(f"the data of {target} cannot be used"):
+        return _own_data(target, pair)
+
+
+def _own_data(target: str, pair: Any) -> Data:
     if not isinstance(pair, Sequence) or len(pair) != 2 or not all(isinstance(part, Tensor) for part in pair):
         raise UserError(f"{target} must give two tensors, inputs and targets")
     x, y = pair

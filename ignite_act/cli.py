@@ -14,13 +14,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin
 
 import click
 
 from ignite_act import __version__
 from ignite_act.config import LARGEST_SEED, PER_DATA, StudyConfig, load_study
-from ignite_act.errors import LostProcessError, UserError, one_line
+from ignite_act.errors import LostProcessError, UserError, echo, error_line
+from ignite_act.launcher import another_speaks, launched_by_torchrun
 from ignite_act.report import Severity
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ OUTPUT_DIR = Path("runs")
 FOUND = 3
 """Exit code for findings that the user said should fail."""
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
+_NO_HANDLES = {errno.EMFILE, errno.ENFILE}
 _NAMED = 5
 """So many findings are named in a line."""
 
@@ -58,24 +60,52 @@ class OneLineErrors(click.Command):
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         """Runs the command; in standalone mode it ends with an exit code."""
         if standalone_mode:
-            _spell_out(sys.stdout)
+            _prepare_streams()
         try:
             code: Any = super().main(*args, standalone_mode=False, **extra)  # type: ignore[call-overload]
         except click.exceptions.NoArgsIsHelpError as error:
-            error.show()
+            echo(error.format_message(), err=True)
             code = error.exit_code
         except click.ClickException as error:
-            click.echo(f"error: {one_line(error.format_message())}", err=True)
+            echo(f"error: {error_line(error.format_message())}", err=True)
             code = error.exit_code
         if not standalone_mode:
             return code
-        sys.exit(code if isinstance(code, int) else 0)
+        raise SystemExit(code if isinstance(code, int) else 0)
+
+
+def _prepare_streams() -> None:
+    """Makes the streams of this process safe to write to, and what is logged where nobody listens safe to read."""
+    _open_closed_streams()
+    for stream in (sys.stdout, sys.stderr):
+        _spell_out(stream)
+    logging.lastResort = _Echo(logging.WARNING)
+
+
+def _open_closed_streams() -> None:
+    """Gives streams that were closed before the start to nobody, so that no file of a run gets their numbers."""
+    with contextlib.suppress(OSError):
+        while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+            os.set_inheritable(number, True)
+        os.close(number)
+    for name in ("stdin", "stdout", "stderr"):
+        if getattr(sys, name) is None:
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - for as long as the process lives
 
 
 def _spell_out(stream: Any) -> None:
     """Lets a stream spell out what its encoding has no characters for (names of files, say), instead of failing."""
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="backslashreplace")
+
+
+class _Echo(logging.Handler):
+    """Shows warnings on standard error, as logging does by itself, but made printable."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Shows one."""
+        echo(self.format(record), err=True)
 
 
 class Commands(OneLineErrors, click.Group):
@@ -95,27 +125,75 @@ def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
             with _terminable():
+                _check_current_directory()
                 return command(*args, **kwargs)
-        except UserError as error:
-            if os.environ.get("RANK", "0") == "0":  # of several processes of torchrun one says it
-                click.echo(f"error: {one_line(error)}", err=True)
-            sys.exit(2)
-        except LostProcessError as error:
-            click.echo(f"error: {one_line(error)}", err=True)
-            sys.exit(1)
-        except OSError as error:
-            if error.errno not in _NO_ROOM:
+        except (Exception, KeyboardInterrupt) as error:
+            ending = _ending(error, resumable="resume" in kwargs)
+            if ending is None:
                 raise
-            what = f"{error.filename} cannot be written" if error.filename else "the output cannot be written"
-            click.echo(f"error: {what}: {error.strerror}", err=True)
-            sys.stdout = io.StringIO()  # what is left in the buffer cannot be written either
-            sys.exit(2)
-        except KeyboardInterrupt as error:
-            hint = ": the same command with --resume goes on after the last finished epoch"
-            click.echo(f"{str(error) or 'interrupted'}{hint if 'resume' in kwargs else ''}", err=True)
-            sys.exit(128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT))
+            together = "processes" in kwargs  # only such a command knows of the others
+            if not (together and isinstance(error, UserError) and another_speaks()):
+                echo(ending.line, err=True)
+            raise SystemExit(ending.code) from error
 
     return wrapped
+
+
+class _Ending(NamedTuple):
+    """What a command says at its early end, and its exit code."""
+
+    line: str
+    code: int
+
+
+def _ending(error: BaseException, *, resumable: bool) -> _Ending | None:
+    """How an error ends a command; None for a mistake of ours, whose traceback is wanted."""
+    if isinstance(error, UserError):
+        return _Ending(f"error: {error_line(error)}", 2)
+    if isinstance(error, LostProcessError):
+        return _Ending(f"error: {error_line(error)}", 1)
+    if isinstance(error, KeyboardInterrupt):
+        hint = ": the same command with --resume goes on after the last finished epoch" if resumable else ""
+        number = signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT
+        return _Ending(f"{error_line(error) or 'interrupted'}{hint}", 128 + number)
+    if _lacks_handles(error):
+        return _Ending("error: too many files are open: raise the limit of this process (ulimit -n) and try again", 2)
+    if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        sys.stdout = io.StringIO()  # what is left in the buffer cannot be written either
+        what = f"{error.filename} cannot be written" if error.filename else "the output cannot be written"
+        return _Ending(f"error: {error_line(what)}: {error.strerror}", 2)
+    return None
+
+
+def _lacks_handles(error: BaseException) -> bool:
+    """Whether no more files may be opened, which an import or a library may say in words of its own."""
+    words = [os.strerror(number) for number in _NO_HANDLES]
+    return any(
+        (isinstance(cause, OSError) and cause.errno in _NO_HANDLES) or any(word in str(cause) for word in words)
+        for cause in _causes(error)
+    )
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """An error and what led to it."""
+    causes: list[BaseException] = []
+    following: BaseException | None = error
+    while following is not None and following not in causes:
+        causes.append(following)
+        following = following.__cause__ or following.__context__
+    return causes
+
+
+def _check_current_directory() -> None:
+    """Refuses to start where there is no place: libraries end the process without a word there.
+
+    Raises:
+        UserError: if the current directory was deleted, or cannot be reached.
+    """
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise UserError(f"the current directory cannot be used ({error.strerror}): change into another one") from error
 
 
 class Terminated(KeyboardInterrupt):
@@ -251,16 +329,15 @@ def run(
     if fail_on is not None and not study.diagnostics:
         raise UserError("--fail-on needs the findings of the diagnostics, which are switched off: choose one")
 
-    from rich.console import Console
-
     from ignite_act import experiment, variants
-    from ignite_act.processes import default_backend, is_first, launch, launched_by_torchrun, leave, together
+    from ignite_act.processes import default_backend, is_first, launch, leave, together
     from ignite_act.runs.layout import run_directory
     from ignite_act.runs.stored import read_run
+    from ignite_act.terminal import SafeConsole
 
     configs, place = variants.expand_study(study), Path(output_dir)
     experiment.check_shares(configs[0].batch_size, processes)  # before they are started
-    console = Console(quiet=quiet, highlight=False)
+    console = SafeConsole(quiet=quiet)
     backend = backend or default_backend()
     if len(configs) == 1 and cluster is None:
         train = functools.partial(experiment.run, configs[0], place, resume=resume, overwrite=overwrite, quiet=quiet)
@@ -293,13 +370,11 @@ def run(
     console.print(f"look inside    {_tensorboard_command(place)}", markup=False, soft_wrap=True)
     failed = sum(run.failed for run in runs)
     if failed:
-        click.echo(
-            f"{failed} of {len(runs)} runs failed: the reasons are in their summary.json and train.log", err=True
-        )
-        sys.exit(1)
+        echo(f"{failed} of {len(runs)} runs failed: the reasons are in their summary.json and train.log", err=True)
+        raise SystemExit(1)
     if fail_on is not None and (named := _named_findings(runs, fail_on)):
-        click.echo(f"--fail-on {fail_on}: {named}", err=True)
-        sys.exit(FOUND)
+        echo(f"--fail-on {fail_on}: {named}", err=True)
+        raise SystemExit(FOUND)
     if launched_by_torchrun():
         leave()
 
@@ -403,11 +478,10 @@ def compare_runs(places: tuple[Path, ...], output_dir: Path | None) -> None:
 
     PLACES are run directories, or directories above them: ignite-act compare runs/digits
     """
-    from rich.console import Console
-
     from ignite_act.compare import compare, write_comparisons
+    from ignite_act.terminal import SafeConsole
 
-    console = Console(highlight=False)
+    console = SafeConsole()
     runs, _ = _stored_runs(places)
     comparisons = compare(runs)
     _show_tables(console, comparisons)
@@ -432,7 +506,7 @@ def report(places: tuple[Path, ...], output: Path | None) -> None:
 
     runs, left_out = _stored_runs(places)
     page = write_report(runs, output or _common(places) / "report.html", left_out=left_out)
-    click.echo(f"page           {page}")
+    echo(f"page           {page}")
 
 
 def _stored_runs(places: tuple[Path, ...]) -> tuple[list[StoredRun], dict[Path, str]]:
@@ -440,7 +514,7 @@ def _stored_runs(places: tuple[Path, ...]) -> tuple[list[StoredRun], dict[Path, 
 
     runs, left_out = find_runs(places)
     for reason in left_out.values():
-        click.echo(f"left out: {one_line(reason)}", err=True)
+        echo(f"left out: {error_line(reason)}", err=True)
     if not runs:
         raise UserError(f"there is no finished run in {', '.join(map(str, places))}")
     return runs, left_out
@@ -528,16 +602,15 @@ def inspect(
     _show_networks(networks)
     for label, path in (("page", output), ("numbers", numbers)):
         if path is not None:
-            click.echo(f"{label:<14} {path}")
+            echo(f"{label:<14} {path}")
 
 
 def _show_networks(networks: Sequence[InspectedNetwork]) -> None:
     """The tables of inspected networks, and what was not measured in them."""
-    from rich.console import Console
-
     from ignite_act import inspection
+    from ignite_act.terminal import SafeConsole
 
-    console = Console(highlight=False)
+    console = SafeConsole()
     marks = inspection.ASCII if console.options.ascii_only else inspection.BLOCKS
     for table in inspection.inspection_tables(networks, marks):
         console.print(inspection.terminal(table))
@@ -590,34 +663,31 @@ def check(
       ignite-act check my_module:build_model --data digits
       ignite-act check nets/small.py:Net --data nets/data.py:load --lr 0.01 --fail-on error
     """
-    from rich.console import Console
-
     from ignite_act.check import check, load_model, load_own_data, windows
     from ignite_act.sinks import ConsoleSink, tables, words
+    from ignite_act.terminal import SafeConsole
 
     samples = load_own_data(data, data_root)
     model = load_model(target, seed)
     count, length = windows(steps)
-    click.echo(
-        f"{target} on {samples.name}: {count * length} steps of {batch_size}, {optimizer} {lr:g}, in {count} windows"
-    )
-    sink = ConsoleSink(click.echo, unit="window")
+    echo(f"{target} on {samples.name}: {count * length} steps of {batch_size}, {optimizer} {lr:g}, in {count} windows")
+    sink = ConsoleSink(echo, unit="window")
     for said in ("ignite_act.collect", "ignite.engine"):  # once more: by the coverage, and as the error
         logging.getLogger(said).addHandler(logging.NullHandler())
     checked = check(
         model, samples, optimizer=optimizer, lr=lr, batch_size=batch_size, steps=steps, seed=seed, sinks=[sink]
     )
-    console = Console(highlight=False)
+    console = SafeConsole()
     if checked.findings:
         console.print(tables.findings_table(checked.findings, "findings"))
-    click.echo(f"findings       {words.counted(checked.findings)}")
+    echo(f"findings       {words.counted(checked.findings)}")
     if checked.error:
-        click.echo(f"error: {one_line(checked.error)}", err=True)
-        sys.exit(1)
+        echo(f"error: {error_line(checked.error)}", err=True)
+        raise SystemExit(1)
     worst = words.at_least(fail_on, checked.findings) if fail_on is not None else []
     if worst:
-        click.echo(f"--fail-on {fail_on}: {'; '.join(map(words.subject, worst[:_NAMED]))}", err=True)
-        sys.exit(FOUND)
+        echo(f"--fail-on {fail_on}: {'; '.join(map(words.subject, worst[:_NAMED]))}", err=True)
+        raise SystemExit(FOUND)
 
 
 @main.command()
@@ -631,12 +701,11 @@ def activations(page: Path | None) -> None:
     if page is not None:
         from ignite_act.html.activations import write_activations
 
-        click.echo(f"page           {write_activations(page)}")
+        echo(f"page           {write_activations(page)}")
         return
-    from rich.console import Console
-
     from ignite_act.activations import ACTIVATIONS
     from ignite_act.sinks import tables
+    from ignite_act.terminal import SafeConsole
 
     rows = [
         {
@@ -649,20 +718,19 @@ def activations(page: Path | None) -> None:
         }
         for entry in ACTIVATIONS.values()
     ]
-    Console(highlight=False).print(tables.activations_table(rows))
+    SafeConsole().print(tables.activations_table(rows))
 
 
 @main.command("findings")
 @one_line_errors
 def list_findings() -> None:
     """Lists the kinds of findings: what each says, what it needs, and how often it was right."""
-    from rich.console import Console
-
     from ignite_act.findings.measured import measurement
     from ignite_act.sinks import tables
+    from ignite_act.terminal import SafeConsole
 
     measured = measurement()
-    console = Console(highlight=False)
+    console = SafeConsole()
     console.print(tables.kinds_table(measured))
     console.print(f"counted by {measured.command}, {measured.when}")
 

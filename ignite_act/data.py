@@ -6,27 +6,33 @@ import contextlib
 import gzip
 import logging
 import math
-import shutil
+import os
+import stat
 import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import torch
 from sklearn.datasets import load_digits, make_circles
 from torch import Tensor
 
-from ignite_act.errors import UserError
+from ignite_act.errors import UserError, quoted
 
 logger = logging.getLogger(__name__)
 
 SPLIT_SEED = 42
 DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
-_FASHION_FILES = [
-    f"{split}-{kind}" for split in ("train", "t10k") for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
-]
+_FASHION_FILES = {
+    "train-images-idx3-ubyte": 16 + 60_000 * 784,
+    "train-labels-idx1-ubyte": 8 + 60_000,
+    "t10k-images-idx3-ubyte": 16 + 10_000 * 784,
+    "t10k-labels-idx1-ubyte": 8 + 10_000,
+}
+"""The files of FashionMNIST, and the bytes of each when it is unpacked."""
+_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -146,7 +152,7 @@ def load_data(name: str, root: Path | None = None) -> Data:
     """
     loaders = {"digits": digits, "circles": circles, "fashionmnist": lambda: fashion_mnist(root)}
     if name not in loaders:
-        raise UserError(f"unknown data set {name!r} (known: {', '.join(loaders)})")
+        raise UserError(f"unknown data set {quoted(name)} (known: {', '.join(loaders)})")
     return loaders[name]()
 
 
@@ -208,6 +214,7 @@ def _fashion_mnist_parts(root: Path | None) -> tuple[Split, Split]:
                     raise UserError(f"the FashionMNIST files in {folder} cannot be read: {reason}") from error
     target = root if root is not None else Path.home() / ".cache" / "ignite_act"
     raw = target / "FashionMNIST" / "raw"
+    _check_ordinary(raw)
     created = [folder for folder in (raw, *raw.parents) if not folder.exists()]
     try:
         return _read_fashion_mnist(target, download=True)
@@ -224,9 +231,44 @@ def _fashion_mnist_parts(root: Path | None) -> tuple[Split, Split]:
 
 
 def _copy(source: Path, target: Path) -> None:
+    """Copies a file of FashionMNIST, unpacked; stops where it is longer than that file can be."""
     packed = not source.is_file()
-    with gzip.open(f"{source}.gz") if packed else source.open("rb") as file, target.open("wb") as copy:
-        shutil.copyfileobj(file, copy)
+    left = _FASHION_FILES[source.name]
+    with _opened(Path(f"{source}.gz") if packed else source, left + _PIECE) as file, target.open("wb") as copy:
+        stream = gzip.GzipFile(fileobj=file) if packed else file
+        while piece := stream.read(_PIECE):
+            left -= len(piece)
+            if left < 0:
+                raise ValueError(f"{source.name} holds more than the {_FASHION_FILES[source.name]:,} bytes expected")
+            copy.write(piece)
+
+
+def _opened(path: Path, most: int) -> BinaryIO:
+    """An ordinary file that is not longer than it may be, open for reading; a pipe is not waited for."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    file = os.fdopen(os.open(path, flags), "rb")
+    found = os.fstat(file.fileno())
+    if stat.S_ISREG(found.st_mode) and found.st_size <= most:
+        return file
+    file.close()
+    what = f"{found.st_size:,} bytes long" if stat.S_ISREG(found.st_mode) else "not an ordinary file"
+    raise ValueError(f"{path.name} is {what}: a file of at most {most:,} bytes is expected")
+
+
+def _check_ordinary(folder: Path) -> None:
+    """Refuses a folder to download into in which something else bears the name of a file of FashionMNIST.
+
+    Raises:
+        UserError: naming it: a pipe would be waited for, a file that is too long read as a whole.
+    """
+    for name, size in _FASHION_FILES.items():
+        for path in (folder / name, folder / f"{name}.gz"):
+            if not path.exists():
+                continue
+            if not path.is_file():
+                raise UserError(f"{path} is not an ordinary file: move it away, or name another --data-root")
+            if path.stat().st_size > size + _PIECE:
+                raise UserError(f"{path} is too long for a file of FashionMNIST: move it away")
 
 
 def _read_fashion_mnist(root: Path, *, download: bool) -> tuple[Split, Split]:

@@ -241,7 +241,7 @@ class _Run:
             self.resumable["diagnostics"] = self.diagnostics
         self.last = Checkpoint(self.resumable, self.saver, filename_pattern=LAST)
         self._bind(sinks)
-        if not quiet and sys.stderr.isatty() and is_first():
+        if not quiet and sys.stderr is not None and sys.stderr.isatty() and is_first():
             often = Events.ITERATION_COMPLETED(every=math.ceil(len(parts.loader) / 50))  # every step is redrawn
             ProgressBar(desc=activation_slug(config.act)).attach(self.trainer, event_name=often)
 

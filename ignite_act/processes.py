@@ -16,7 +16,12 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
 
-from ignite_act.errors import LostProcessError, UserError, first_line, one_line
+from ignite_act.errors import LostProcessError, UserError, echo, error_line, first_line
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 TIMEOUT = timedelta(minutes=5)
 """How long the processes wait for one that says nothing; one that dies is noticed at once."""
@@ -50,11 +55,6 @@ def first(work: Callable[[], Result]) -> Result:
 def default_backend() -> str:
     """``"nccl"`` where there are GPUs, else ``"gloo"``."""
     return "nccl" if torch.cuda.is_available() else "gloo"
-
-
-def launched_by_torchrun() -> bool:
-    """Whether this process is one of several that ``torchrun`` has started."""
-    return bool(dist.is_torchelastic_launched()) and int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @contextlib.contextmanager
@@ -97,6 +97,7 @@ def launch(work: Callable[[], object], *, processes: int, backend: str) -> None:
         SystemExit: if a process ended with an error that it has shown.
         LostProcessError: if one died; the others are ended.
     """
+    _check_handles(processes)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -115,10 +116,27 @@ def launch(work: Callable[[], object], *, processes: int, backend: str) -> None:
         raise RuntimeError(f"process {error.error_index} of {processes} failed:{error}") from error
 
 
+def _check_handles(processes: int) -> None:
+    """Refuses to start processes that could not talk: gloo waits for minutes, or aborts, without handles.
+
+    Raises:
+        UserError: if each may open too few files.
+    """
+    if resource is None:
+        return
+    limit, needed = resource.getrlimit(resource.RLIMIT_NOFILE)[0], 32 + 2 * processes
+    if 0 <= limit < needed:
+        raise UserError(
+            f"{processes} processes need {needed} open files each, and {limit} are allowed: "
+            f"raise the limit (ulimit -n {max(needed, 1024)})"
+        )
+
+
 def leave() -> NoReturn:
     """Ends this process well, and without the end of the interpreter, at which threads of torch may abort."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # it may be None, gone or closed
+            stream.flush()
     os._exit(0)
 
 
@@ -139,9 +157,9 @@ def _in_process(rank: int, processes: int, port: int, backend: str, work: Callab
             work()
         leave()
     except LostProcessError as error:
-        sys.stderr.write(f"{error}\n")
+        echo(error_line(error), err=True)
         sys.exit(1)
     except UserError as error:
         if rank == 0:
-            sys.stderr.write(f"error: {one_line(error)}\n")
+            echo(f"error: {error_line(error)}", err=True)
         sys.exit(FAILED)

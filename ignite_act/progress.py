@@ -14,6 +14,7 @@ from rich.text import Text
 from typing_extensions import Self
 
 from ignite_act.config import RunConfig
+from ignite_act.errors import one_line
 from ignite_act.runs.stored import StoredRun, epochs_done
 from ignite_act.sweep import Sweep
 from ignite_act.variants import activation_slug
@@ -47,7 +48,7 @@ class SweepProgress:
     def show(self, run: StoredRun) -> None:
         """A run has ended."""
         self._ended += 1
-        self._console.print(f"[{self._ended}/{self._total}] {run_line(run)}", markup=False, soft_wrap=True)
+        self._console.print(one_line(f"[{self._ended}/{self._total}] {run_line(run)}"), markup=False, soft_wrap=True)
 
     def _render(self) -> Group:
         under_way = [

@@ -10,7 +10,7 @@ import torch
 
 from ignite_act.activations import ACTIVATIONS, Activation, Parameter, get_activation, make_activation
 from ignite_act.config import WIDEST, RunConfig, StudyConfig
-from ignite_act.errors import UserError, first_line
+from ignite_act.errors import UserError, first_line, quoted
 from ignite_act.models import MLP
 
 _PARAMETER = re.compile(r"(?!.*\.\.)[\w.+-]{1,40}")
@@ -28,9 +28,9 @@ def parse_activation(text: str) -> tuple[Activation, dict[str, Parameter]]:
     for item in listed.split(",") if colon else ():
         key, _, value = (part.strip() for part in item.partition("="))
         if not key or not _PARAMETER.fullmatch(value):
-            raise UserError(f"an activation's parameters are written name:parameter=value, got {text!r}")
+            raise UserError(f"an activation's parameters are written name:parameter=value, got {quoted(text)}")
         if key in parameters:
-            raise UserError(f"parameter {key!r} is given twice in {text!r}")
+            raise UserError(f"parameter {quoted(key)} is given twice in {quoted(text)}")
         parameters[key] = _scalar(value)
     try:
         entry = get_activation(name.strip())
@@ -47,7 +47,7 @@ def _check_counts(entry: Activation, parameters: Mapping[str, Parameter]) -> Non
     """Refuses a number of learned parameters that no layer could use, before the memory for them is taken."""
     for name, value in parameters.items():
         if type(entry.parameters.get(name)) is int and isinstance(value, (int, float)) and value > WIDEST:
-            raise UserError(f"parameter {name!r} of activation {entry.name!r} is at most {WIDEST}, got {value}")
+            raise UserError(f"parameter {name!r} of activation {entry.name!r} is at most {WIDEST}, got {quoted(value)}")
 
 
 def activation_slug(text: str) -> str:
@@ -92,7 +92,7 @@ def check_activation(config: RunConfig) -> None:
             for width in sorted(set(config.hidden)):
                 MLP(1, [width], 1, entry.name, parameters, config.style)(torch.zeros(2, 1)).sum().backward()
     except (ValueError, RuntimeError, OverflowError) as error:
-        raise UserError(f"activation {config.act!r}: {first_line(error)}") from error
+        raise UserError(f"activation {quoted(config.act)}: {first_line(error)}") from error
 
 
 def _scalar(text: str) -> Parameter:

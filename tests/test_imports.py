@@ -11,7 +11,8 @@ import ignite_act
 PACKAGE = Path(ignite_act.__file__).parent
 LEVELS = [
     {"errors", "files", "names"},
-    {"activations", "data", "config", "guard", "processes", "testing"},
+    {"activations", "data", "config", "guard", "launcher", "terminal", "testing"},
+    {"processes"},
     {"models", "stats"},
     {"report", "variants"},
     {"findings"},

@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from ignite_act import files
 from ignite_act.config import RunConfig
-from ignite_act.errors import UserError, first_line
+from ignite_act.errors import UserError, echo, first_line, printable
 from ignite_act.files import Kind
 from ignite_act.report import Count, EpochReport, Shape, check_shape
 from ignite_act.runs.checkpoints import set_damaged_aside
@@ -384,7 +384,7 @@ def log_file(path: Path) -> Iterator[None]:
         logger.warning("%s cannot be written: %s", path, error.strerror)
         yield
         return
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_PrintableFormatter("%(asctime)s %(levelname)s %(message)s"))
     level = package.level
     package.addHandler(handler)
     package.setLevel(logging.INFO)
@@ -397,6 +397,13 @@ def log_file(path: Path) -> Iterator[None]:
             handler.close()
 
 
+class _PrintableFormatter(logging.Formatter):
+    """Names of files and the like cannot command the terminal in which the log is looked at."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
 class _LogFile(logging.FileHandler):
     """Says once that a line could not be written, where logging would print a traceback for each."""
 
@@ -405,5 +412,4 @@ class _LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, logging's own name
         if not self._told:
             self._told = True
-            if sys.stderr is not None:
-                sys.stderr.write(f"{self.baseFilename} cannot be written: {sys.exc_info()[1]}\n")
+            echo(f"{self.baseFilename} cannot be written: {sys.exc_info()[1]}", err=True)

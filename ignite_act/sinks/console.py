@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import io
 import math
+import sys
 from collections.abc import Callable
 
 from rich.console import Console, Group
 from tqdm import tqdm
 
+from ignite_act.errors import printable
 from ignite_act.report import EpochReport
 from ignite_act.sinks import words
 from ignite_act.sinks.tables import layers_table, sites_table
+
+
+def _write_line(line: str) -> None:
+    if sys.stdout is not None:
+        tqdm.write(printable(line))
 
 
 class ConsoleSink:
@@ -30,13 +37,13 @@ class ConsoleSink:
 
     def __init__(
         self,
-        write: Callable[[str], object] = tqdm.write,
+        write: Callable[[str], object] | None = None,
         max_epochs: int | None = None,
         *,
         tables: bool = False,
         unit: str = "epoch",
     ) -> None:
-        self._write = write
+        self._write = write or _write_line
         self._max_epochs = max_epochs
         self._tables = tables
         self._unit = unit
