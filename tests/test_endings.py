@@ -82,7 +82,7 @@ def command(*arguments: object, environment: Mapping[str, str] = os.environ, **o
 
 def shell(line: str, *arguments: object, cwd: Path) -> int:
     """The exit code of the command with redirections or limits of the shell."""
-    path = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(filter(None, [str(PACKAGE.parent), os.environ.get("PYTHONPATH")]))  # "" is the directory
     words = ["bash", "-c", line, *program(*arguments)]
     return subprocess.run(words, timeout=120, check=False, cwd=cwd, env={**os.environ, "PYTHONPATH": path}).returncode
 
