@@ -20,6 +20,8 @@ Metric = Literal["test_accuracy", "test_loss", "last_accuracy", "last_loss", "de
 """What can be set beside a published number: test scores and dead neurons with the best weights, or validation scores
 after the last epoch."""
 LARGEST_SEED = 2**31 - 1
+LARGEST = 1 << 20
+"""Bytes of a configuration file: parsing YAML is slow."""
 WIDEST = 65536
 """Units of a layer."""
 MOST = 10**9
@@ -209,7 +211,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: if it cannot be read or holds anything else.
     """
     try:
-        text = read_text(path)
+        text = read_text(path, LARGEST)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:

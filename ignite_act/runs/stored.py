@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import Field
 
 from ignite_act import files
-from ignite_act.config import RunConfig, parse_yaml, run_config
+from ignite_act.config import LARGEST, RunConfig, parse_yaml, run_config
 from ignite_act.errors import UserError, first_line
 from ignite_act.files import Kind
 from ignite_act.report import (
@@ -110,7 +110,7 @@ def read_config(path: Path) -> tuple[RunConfig, dict[str, str]]:
         UserError: if it cannot be read, is another program's, or its settings cannot be used.
     """
     try:
-        saved = parse_config(files.read_text(path))
+        saved = parse_config(files.read_text(path, LARGEST))
         config = run_config(saved["config"])
         check_activation(config)
     except (OSError, UserError, ValueError) as error:
@@ -136,7 +136,7 @@ def _reason(error: Exception) -> str:
 def is_begun(directory: Path) -> bool:
     """Whether a directory's ``config.yaml`` is that of a run, and not another program's."""
     try:
-        parse_config(files.read_text(directory / CONFIG))
+        parse_config(files.read_text(directory / CONFIG, LARGEST))
     except (OSError, UserError, ValueError):
         return False
     return True

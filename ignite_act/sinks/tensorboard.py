@@ -18,7 +18,7 @@ from tensorboardX.proto.summary_pb2 import Summary
 from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import custom_scalars, histogram_raw, hparams, text
 
-from ignite_act.files import make_directory
+from ignite_act import files
 from ignite_act.report import EpochReport
 from ignite_act.sinks import words
 
@@ -32,6 +32,7 @@ _CHARTS = {
     "mean activation": "activation_mean",
 }
 _FINDINGS = "findings"
+_EVENT_FILE = re.compile(r"events\.out\.tfevents\.([0-9]{1,12})\.")
 
 Standing = frozenset[tuple[words.Identity, str]]
 """The findings that stand, each with its severity."""
@@ -104,8 +105,8 @@ class TensorBoardSink:
 
     def _begin(self) -> RecordWriter:
         """Begins an event file: with what an earlier writer left and is to be hidden, and with the charts."""
-        make_directory(self._directory)
-        now = time.time_ns()  # file names must not repeat within a second, and readers go by their order
+        files.make_directory(self._directory)
+        now = max(time.time_ns(), (_last_second(self._directory) + 1) * 10**9)  # readers go by the order of the names
         self._path = self._directory / f"events.out.tfevents.{now // 10**9}.{socket.gethostname()}.{now}"
         self._writer = writer = RecordWriter(str(self._path))
         writer.write(_record(0, file_version="brain.Event:2"))
@@ -130,6 +131,7 @@ class TensorBoardSink:
         if self._writer is not None and not self._path.exists():
             self._end()
             logger.warning("%s was removed: what it held is lost, a new file takes the rest", self._path)
+        begun = self._writer is not None
         try:
             writer = self._writer or self._begin()
             writer.write(_record(step, **content))
@@ -137,6 +139,9 @@ class TensorBoardSink:
         except OSError:
             with contextlib.suppress(OSError):
                 self._end()
+            if not begun and self._path != self._directory:  # a full disk would be strewn with empty files
+                with contextlib.suppress(OSError):
+                    files.remove(self._path)
             raise
 
 
@@ -225,3 +230,12 @@ def _word(value: Any) -> str:
 
 def _tag(name: str) -> str:
     return name.replace(".", "/")
+
+
+def _last_second(directory: Path) -> int:
+    """When the newest event file in a directory was begun, as its name says; -1 if there is none.
+
+    A clock may go back between a run and its continuation.
+    """
+    seconds = [found[1] for path in directory.iterdir() if (found := _EVENT_FILE.match(path.name))]
+    return max(map(int, seconds), default=-1)
