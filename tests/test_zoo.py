@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import joblib
 import pytest
+from scipy.stats import binom
 from zoo.base import HEALTHY, Case, by_kind
 from zoo.judged import Outcome, judge_case
 from zoo.real_base import Harm, harm
@@ -15,9 +16,9 @@ from ignite_act.findings import KINDS
 
 SMALL = ("tuned", "held_out", "kept_out", "unseen", "fresh")
 REAL = ("real", "exam", "blind")
-ATTAINED = {"real": 0.7, "exam": 0.85, "blind": 0.75}
-"""Share of the faulty runs with realistic models of which the right kind comes first: less than the 0.95 of the others.
-What is missed is in the README."""
+ATTAINED = {"real": 0.81, "exam": 0.88, "blind": 0.8}
+"""Share of all faulty runs with realistic models, seed 0, of which the right kind comes first: less than the 0.95 of
+the others. What is missed is in the README."""
 STRIDE = 3
 """Of the realistic parts the tests judge every third run: all of them would take an hour."""
 HARM = 0.1
@@ -83,7 +84,8 @@ def test_one_run_of_each_kind(case: Case) -> None:
 def test_all_runs(part: str) -> None:
     """At least 95 of 100 faulty runs are judged rightly, and hardly a healthy one raises an alarm.
 
-    `python scripts/benchmark.py findings --part real` judges every run of a realistic part.
+    Of the realistic parts, no more runs of the sample are wrong than chance explains (at 5 %) if the share of all is
+    what it was. `python scripts/benchmark.py findings --part real` judges all of them.
     """
     with joblib.parallel_config("loky", inner_max_num_threads=1):
         outcomes: list[Outcome] = joblib.Parallel(n_jobs=2)(
@@ -92,7 +94,9 @@ def test_all_runs(part: str) -> None:
     faulty = [outcome for outcome in outcomes if outcome.kind != HEALTHY]
     alarmed = [outcome.name for outcome in outcomes if outcome.kind == HEALTHY and not outcome.right]
     wrong = [(outcome.name, outcome.kind) for outcome in faulty if not outcome.right]
-    assert len(wrong) <= (1 - ATTAINED.get(part, 0.95)) * len(faulty), wrong
+    by_chance = float(binom.ppf(0.95, len(faulty), 1 - ATTAINED.get(part, 1)))
+    allowed = by_chance if part in REAL else 0.05 * len(faulty)
+    assert len(wrong) <= allowed, wrong
     assert len(alarmed) <= 0.02 * len(outcomes), alarmed
     layers = [outcome.right_layer for outcome in faulty if outcome.right_layer is not None]
-    assert layers.count(False) <= 0.1 * len(layers)
+    assert layers.count(False) <= max(1, 0.1 * len(layers))
