@@ -1,6 +1,6 @@
 """Files that are there whole or not at all, that are never written through a link, and never waited for.
 
-Nothing else in the package makes, renames or removes what is on the disk (`tests/test_files.py` says so).
+Nothing else in the package makes, renames or removes what is on the disk (`tests/test_disk_files.py` says so).
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import pytest
 import ignite_act
 
 ROOT = Path(__file__).parents[1]
-NOT_SOURCES = (".git", ".venv", "build", "dist", "runs", "*.egg-info", "__pycache__", ".*_cache", "docs", "tests")
+NOT_SOURCES = (".git", ".venv", "build", "dist", "*.egg-info", "__pycache__", ".*_cache", "docs", "tests")
 
 
 def python(*arguments, cwd, **environment):
@@ -30,7 +30,9 @@ def python(*arguments, cwd, **environment):
 def wheel(tmp_path_factory):
     """A wheel built from a copy of the tree."""
     place = tmp_path_factory.mktemp("wheel")
-    shutil.copytree(ROOT, place / "tree", ignore=shutil.ignore_patterns(*NOT_SOURCES))
+    skip = shutil.ignore_patterns(*NOT_SOURCES)
+    runs = {str(ROOT): {"runs"}}  # where the README's run goes; the package has a folder of this name, too
+    shutil.copytree(ROOT, place / "tree", ignore=lambda place, names: skip(place, names) | runs.get(str(place), set()))
     options = ["--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "-q"]
     python("-m", "pip", "wheel", *options, "-w", place, place / "tree", cwd=place)
     (built,) = place.glob("*.whl")

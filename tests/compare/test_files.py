@@ -4,10 +4,10 @@ import csv
 import errno
 import json
 import math
-from pathlib import Path
 
 import pytest
 
+from ignite_act import files
 from ignite_act.compare import compare, comparison_tables, markdown, write_comparisons
 from ignite_act.errors import UserError
 from ignite_act.runs.stored import find_runs
@@ -186,13 +186,12 @@ def test_unwritable_place(study, tmp_path, place):
 def test_an_old_file_is_whole_until_the_new_one_is(study, tmp_path, monkeypatch):
     """A full disk leaves the files that were there as they were, and nothing half written."""
     before = [path.read_bytes() for path in write_comparisons(compare(study({"relu": [0.5]})), tmp_path)]
-    write_text = Path.write_text
 
-    def fill_up(self, text, **kwargs):
-        write_text(self, text[:20], **kwargs)
+    def fill_up(file):
+        file.truncate(20)
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_text", fill_up)
+    monkeypatch.setattr(files, "sync", fill_up)
     with pytest.raises(UserError, match="No space left on device"):
         write_comparisons(compare(study({"tanh": [0.75]})), tmp_path)
     assert [(tmp_path / name).read_bytes() for name in NAMES] == before
