@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,7 +10,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 from yaml.constructor import ConstructorError
 
-from ignite_act.errors import UserError, one_line
+from ignite_act.errors import UserError, one_line, quoted
 from ignite_act.files import read_text
 
 DataName = Literal["digits", "circles", "fashionmnist"]
@@ -21,7 +20,7 @@ Metric = Literal["test_accuracy", "test_loss", "last_accuracy", "last_loss", "de
 after the last epoch."""
 LARGEST_SEED = 2**31 - 1
 LARGEST = 1 << 20
-"""Bytes of a configuration file: parsing YAML is slow."""
+"""Limit in bytes for a configuration file; parsing YAML is slow."""
 WIDEST = 65536
 """Units of a layer."""
 MOST = 10**9
@@ -125,7 +124,7 @@ class Settings(BaseModel):
         for name, value in given.items():
             field = cls.model_fields.get(name)
             if field is not None and field.annotation is not bool and _holds_bool(value):  # YAML's yes, on, true
-                raise ValueError(f"{name}: {_shown(value)} is a yes or no, not what is expected here")
+                raise ValueError(f"{name}: {quoted(value)} is a yes or no, not what is expected here")
         data, model = (_word(given.get(name, default)) for name, default in (("data", "digits"), ("model", "mlp")))
         filled = {**PER_DATA.get(data, {}), **given}
         hidden = (5, 5, 5, 5) if data == "circles" else _HIDDEN.get(model, ())
@@ -226,7 +225,7 @@ def parse_yaml(text: str) -> dict[str, Any]:
     """The pairs of a text in YAML, in plain types; nothing in it is executed.
 
     Raises:
-        UserError: if it holds anything else; says what it is, or must be.
+        UserError: if it holds anything else; the message continues a sentence that begins with the file's name.
     """
     try:
         content = yaml.load(text, _Loader)
@@ -248,22 +247,9 @@ def _problems(error: ValidationError, kind: type[Settings], given: Mapping[str, 
         if name not in unknown and (name in given or not name):
             message = item["msg"].removeprefix("Value error, ")
             message = message[:1].lower() + message[1:]
-            problems.setdefault(name, f"{name}: {message}, got {_shown(given[name])}" if name else message)
+            problems.setdefault(name, f"{name}: {message}, got {quoted(given[name])}" if name else message)
     listed = []
     if unknown:
-        names, known = ", ".join(map(_shown, unknown)), ", ".join(kind.model_fields)
+        names, known = ", ".join(map(quoted, unknown)), ", ".join(kind.model_fields)
         listed = [f"unknown {'keys' if len(unknown) > 1 else 'key'} {names} (known: {known})"]
     return [*listed, *problems.values()]
-
-
-def _shown(value: Any) -> str:
-    """The value as it is written, in short: what aliases repeat without end, and what is very long, is cut."""
-    try:
-        return _SHORT.repr(value)
-    except ValueError:  # more digits than Python writes out
-        return "a number of very many digits"
-
-
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel = 3
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100

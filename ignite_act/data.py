@@ -6,20 +6,19 @@ import contextlib
 import gzip
 import logging
 import math
-import os
-import stat
 import tempfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import torch
 from sklearn.datasets import load_digits, make_circles
 from torch import Tensor
 
 from ignite_act.errors import UserError, quoted
+from ignite_act.files import reading
 
 logger = logging.getLogger(__name__)
 
@@ -234,25 +233,13 @@ def _copy(source: Path, target: Path) -> None:
     """Copies a file of FashionMNIST, unpacked; stops where it is longer than that file can be."""
     packed = not source.is_file()
     left = _FASHION_FILES[source.name]
-    with _opened(Path(f"{source}.gz") if packed else source, left + _PIECE) as file, target.open("wb") as copy:
+    with reading(Path(f"{source}.gz") if packed else source) as file, target.open("wb") as copy:
         stream = gzip.GzipFile(fileobj=file) if packed else file
         while piece := stream.read(_PIECE):
             left -= len(piece)
             if left < 0:
                 raise ValueError(f"{source.name} holds more than the {_FASHION_FILES[source.name]:,} bytes expected")
             copy.write(piece)
-
-
-def _opened(path: Path, most: int) -> BinaryIO:
-    """An ordinary file that is not longer than it may be, open for reading; a pipe is not waited for."""
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    file = os.fdopen(os.open(path, flags), "rb")
-    found = os.fstat(file.fileno())
-    if stat.S_ISREG(found.st_mode) and found.st_size <= most:
-        return file
-    file.close()
-    what = f"{found.st_size:,} bytes long" if stat.S_ISREG(found.st_mode) else "not an ordinary file"
-    raise ValueError(f"{path.name} is {what}: a file of at most {most:,} bytes is expected")
 
 
 def _check_ordinary(folder: Path) -> None:

@@ -80,6 +80,7 @@ def quoted(value: object) -> str:
 
 
 _SHORT = reprlib.Repr()
+_SHORT.maxlevel = 3  # what aliases repeat without end is cut
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = _VALUE
 
 

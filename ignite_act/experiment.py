@@ -180,7 +180,7 @@ def run(
         work = _Run(parts, directory, sinks, tensorboard, quiet=quiet)
         if found is not None:
             work.restore(found.checkpoint)
-        first(write)  # not before all that is there has been understood
+        first(write)  # only now, when everything stored has been checked
         return work.execute()
 
 
@@ -289,15 +289,15 @@ class _Run:
             logger.warning("the row of the HParams table cannot be written: %s", error)
 
     def restore(self, checkpoint: Mapping[str, Any]) -> None:
-        """Goes on from a checkpoint.
+        """Resumes from a checkpoint.
 
         Raises:
-            UserError: if it is not the state of such a run.
+            UserError: if it is not a state of this run.
         """
         check_weights(checkpoint, self.parts.model)
-        own = {
-            name: self.resumable[name].state_dict() for name in self.resumable if name not in ("model", "diagnostics")
-        }
+        others = [name for name in self.resumable if name not in ("model", "diagnostics")]
+        own = {name: self.resumable[name].state_dict() for name in others}
+        del own["run"]["finite"]  # earlier versions did not store it
         check_content(checkpoint, own, self.parts.optimizer)
         try:
             Checkpoint.load_objects(self.resumable, checkpoint)

@@ -1,6 +1,6 @@
-"""Files that are there whole or not at all, that are never written through a link, and never waited for.
+"""Files that are complete or absent, never written through a link, and never block.
 
-Nothing else in the package makes, renames or removes what is on the disk (`tests/test_disk_files.py` says so).
+No other module creates, renames or removes files (tested in `tests/test_disk_files.py`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 LARGEST_TEXT = 1 << 26
-"""Bytes of a text that is read at once: nothing that this program writes comes near it."""
+"""Limit in bytes for a text that is read at once; far above anything this program writes."""
 _TEMPORARY = re.compile(r"\.(?P<name>.+?)(?:\.[0-9a-f]+)?\.tmp")
 _NO_WAITING: int = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 
@@ -29,7 +29,7 @@ class Kind(Enum):
     FILE = "a file"
     DIRECTORY = "a directory"
     LINK = "a link"
-    OTHER = "no regular file"
+    OTHER = "not a regular file"
 
 
 def kind(path: Path) -> Kind:
@@ -51,10 +51,10 @@ def kind(path: Path) -> Kind:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[BinaryIO]:
-    """A regular file, opened to be read; a pipe, a socket or a device is refused, where opening it might wait.
+    """A regular file, opened for reading. A pipe, a socket or a device, which might block, is rejected.
 
     Raises:
-        OSError: if there is none, or it cannot be read.
+        OSError: if it does not exist, is not a regular file, or cannot be read.
     """
     _check_regular(path, path.stat())
     with os.fdopen(os.open(path, os.O_RDONLY | _NO_WAITING | getattr(os, "O_BINARY", 0)), "rb") as file:
@@ -72,7 +72,7 @@ def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
     with reading(path) as file:
         content = file.read(largest + 1)
     if len(content) > largest:
-        raise OSError(errno.EFBIG, f"it has more than {largest >> 20} MB", str(path))
+        raise OSError(errno.EFBIG, f"larger than {largest >> 20} MB", str(path))
     return content.decode()
 
 
@@ -80,15 +80,15 @@ def _check_regular(path: Path, found: os.stat_result) -> None:
     if stat.S_ISDIR(found.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(found.st_mode):
-        raise OSError(errno.EINVAL, "it is no regular file", str(path))
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
 
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[BinaryIO]:
-    """A file that takes the place of another once it is whole and on the disk; a link in its place is not followed.
+    """A file that replaces another once it is complete and on disk; a link at the path is replaced, not followed.
 
     Raises:
-        OSError: if it cannot be written; then what was there before is still there.
+        OSError: if it cannot be written; the earlier file is then unchanged.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
@@ -105,17 +105,17 @@ def writing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Writes a file that is there whole or not at all, also after a power cut; text in UTF-8.
+    """Writes a file that is complete or absent, even after a power cut; text in UTF-8.
 
     Raises:
-        OSError: if it cannot be written; then what was there before is still there.
+        OSError: if it cannot be written; the earlier file is then unchanged.
     """
     with writing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
 def cut(path: Path, size: int) -> None:
-    """Takes away what a file has beyond so many bytes; nothing if there is no file.
+    """Truncates a file to at most ``size`` bytes; does nothing if there is no file.
 
     Raises:
         OSError: if it cannot be written, or is a link.
@@ -131,18 +131,18 @@ def cut(path: Path, size: int) -> None:
 
 
 def rename(path: Path, to: Path) -> None:
-    """Gives a file another name, in place of what had it."""
+    """Renames a file, replacing an existing one."""
     path.replace(to)
     sync_directory(to.parent)
 
 
 def remove(path: Path) -> None:
-    """Removes a file, or a link and not what it leads to; nothing if there is none."""
+    """Removes a file, or a link but not its target; does nothing if there is none."""
     path.unlink(missing_ok=True)
 
 
 def make_directory(path: Path) -> None:
-    """Makes a directory and those above it that are missing."""
+    """Makes a directory and its missing parents."""
     missing = [place for place in (path, *path.parents) if not place.exists()]
     path.mkdir(parents=True, exist_ok=True)
     for place in missing:
@@ -150,13 +150,13 @@ def make_directory(path: Path) -> None:
 
 
 def sync(file: BinaryIO) -> None:
-    """What was written into a file outlasts a power cut from now on."""
+    """Flushes a file to disk, so that its content survives a power cut."""
     file.flush()
     os.fsync(file.fileno())
 
 
 def sync_directory(path: Path) -> None:
-    """Names in a directory outlast a power cut from now on, where the file system can promise that."""
+    """Flushes the names in a directory to disk, where the file system supports it."""
     with contextlib.suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -166,7 +166,7 @@ def sync_directory(path: Path) -> None:
 
 
 def whose_temporary(name: str) -> str | None:
-    """The file that a temporary one of `writing` would have become; None if it is none.
+    """The name of the file that a temporary file of `writing` was for; None if it is not one.
 
     >>> whose_temporary(".config.yaml.0123456789abcdef.tmp"), whose_temporary("config.yaml")
     ('config.yaml', None)

@@ -1,4 +1,4 @@
-"""What the environment says of the processes that ``torchrun`` has started; quick to import."""
+"""Reads the environment that ``torchrun`` sets, without importing torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def launched_by_torchrun() -> bool:
 
 
 def another_speaks() -> bool:
-    """Whether an error that all processes have is shown by the first of them, and this is another one."""
+    """Whether another process of the same torchrun shows the errors that all of them have."""
     try:
         return launched_by_torchrun() and _number("RANK", 0) > 0
     except UserError:
@@ -28,7 +28,7 @@ def _number(name: str, default: int) -> int:
     text = os.environ.get(name, str(default))
     if not (text.isascii() and text.isdigit() and len(text) < 10):
         raise UserError(
-            f"{name} in the environment is {quoted(text)}, a number is expected: torchrun sets it; to train without, "
-            f"unset {name}"
+            f"environment variable {name} is {quoted(text)}; expected a number. torchrun sets it: "
+            f"unset {name} to train without torchrun"
         )
     return int(text)

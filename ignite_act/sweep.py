@@ -69,6 +69,7 @@ class Sweep:
 
         Raises:
             UserError: if the cluster cannot be reached.
+            BusyError, OccupiedError: if a run directory has been taken by another study since the sweep was planned.
         """
         if cluster is not None:
             yield from self._train_on(cluster)
@@ -85,8 +86,8 @@ class Sweep:
     def _train_side_by_side(self, configs: Sequence[RunConfig], jobs: int) -> Iterator[StoredRun]:
         """In processes; where one dies, joblib gives all of them up, and nobody knows which run it had.
 
-        Those under way are then trained alone, and all of them where none has said that it began: so every death
-        settles a run at least.
+        Runs under way are then trained alone; if none has begun, all of them are. Every death thus settles at least one
+        run.
         """
         left = list(configs)
         try:
@@ -185,11 +186,11 @@ def train(config: RunConfig, output_dir: Path, *, overwrite: bool = False) -> Pa
     One run at a time in a process: torch has one random state for all threads, and Dask may call from several.
 
     Raises:
-        BusyError, OccupiedError: if the directory is another run's, and so is the result in it.
+        BusyError, OccupiedError: if the directory belongs to another run, whose result is left alone.
     """
     directory = run_directory(config, output_dir)
     with _ONE_AT_A_TIME:
-        with locked(directory):  # says that it has begun
+        with locked(directory):  # marks it as begun
             pass
         try:
             experiment.run(config, output_dir, resume=not overwrite, overwrite=overwrite, quiet=True)

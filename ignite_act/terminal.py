@@ -1,4 +1,4 @@
-"""The console of the command line: nothing that it shows reaches the terminal as a command."""
+"""The console of the command line; text it shows cannot command the terminal."""
 
 from __future__ import annotations
 

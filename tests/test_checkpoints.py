@@ -127,7 +127,7 @@ def test_nothing_can_be_read(copied):
     for name in ("last.pt", "previous.pt"):
         (directory / name).write_bytes(b"garbage")
     before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match=r"last\.pt is damaged, or none: .*; --overwrite starts over"):
+    with pytest.raises(UserError, match=r"last\.pt is damaged, or not a checkpoint: .*; --overwrite starts over"):
         run(config, place, resume=True, quiet=True)
     assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file()} == before
 
@@ -174,7 +174,7 @@ def test_a_malicious_checkpoint_is_refused(copied, tmp_path, kind):
     hostile = malicious(kind, marker, load_checkpoint(directory / "last.pt"))
     for name in ("last.pt", "best.pt", "previous.pt"):
         (directory / name).write_bytes(hostile)
-    said = "could run code" if kind == "zip" else "is damaged, or none"
+    said = "could run code" if kind == "zip" else "is damaged, or not a checkpoint"
     with pytest.raises(UserError, match=said):
         run(config, place, resume=True, quiet=True)
     with pytest.raises(UserError, match=said):

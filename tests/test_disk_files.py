@@ -107,7 +107,7 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     """A pipe and a device are refused where reading them would wait, or would never end; so is too much text."""
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero")):
-        with pytest.raises(OSError, match="it is no regular file") as caught:
+        with pytest.raises(OSError, match="not a regular file") as caught:
             files.read_text(path)
         assert caught.value.errno == errno.EINVAL
     with pytest.raises(IsADirectoryError):
@@ -115,7 +115,7 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("12345", encoding="utf-8")
     (tmp_path / "link").symlink_to(tmp_path / "text")
     assert files.read_text(tmp_path / "link", largest=5) == "12345"
-    with pytest.raises(OSError, match="it has more than 0 MB"):
+    with pytest.raises(OSError, match="larger than 0 MB"):
         files.read_text(tmp_path / "text", largest=4)
 
 

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 import ignite_act
-from ignite_act import data
+from ignite_act import data, files
 from ignite_act.cli import _ending, main
 from ignite_act.errors import UserError, error_line, first_line, foreign, quoted
 from ignite_act.launcher import another_speaks
@@ -340,5 +340,5 @@ def test_pipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, end
         os.mkfifo(tmp_path / folder / f"{name}{ending}")
     with pytest.raises(UserError):
         data.load_data("fashionmnist", tmp_path)
-    with pytest.raises(ValueError, match="not an ordinary file"):
-        data._opened(tmp_path / folder / f"{name}{ending}", 1)
+    with pytest.raises(OSError, match="not a regular file"), files.reading(tmp_path / folder / f"{name}{ending}"):
+        pass

@@ -115,7 +115,7 @@ def test_a_failure_before_the_training_keeps_a_finished_run(
 
     monkeypatch.setattr(experiment, "prepare", fail)
     longer = CONFIG.model_copy(update={"max_epochs": 9})
-    with pytest.raises(OccupiedError, match="holds a finished run, which is kept; now it failed: no memory"):
+    with pytest.raises(OccupiedError, match="holds a finished run, which was kept; the new one failed: no memory"):
         list(sweep.plan([longer], place, resume=True).run())
     assert content(directory) == before
 
@@ -144,7 +144,7 @@ def test_starting_over_takes_only_what_a_run_wrote(place: Path, directory: Path)
     (directory / ".hidden").write_text("the user's own", encoding="utf-8")
     (directory / "notes.txt").write_text("the user's own", encoding="utf-8")
     before = content(directory)
-    with pytest.raises(OccupiedError, match=r"holds notes\.txt, which no run wrote: move it away"):
+    with pytest.raises(OccupiedError, match=r"contains notes\.txt, which no run wrote: move it"):
         run(OTHER, place, overwrite=True, quiet=True)
     assert content(directory) == before
     (directory / "notes.txt").unlink()
@@ -166,7 +166,9 @@ def test_no_state_to_go_on_from(place: Path, directory: Path, ended: bool) -> No
     if not ended:
         (directory / "summary.json").unlink()
     before = content(directory)
-    with pytest.raises(OccupiedError, match=r"has no checkpoints/last\.pt to go on from: put it back, or --overwrite"):
+    with pytest.raises(
+        OccupiedError, match=r"cannot be resumed: checkpoints/last\.pt is missing; restore it, or use --overwrite"
+    ):
         run(CONFIG.model_copy(update={"max_epochs": 9}), place, resume=True, quiet=True)
     assert content(directory) == before
 
@@ -214,7 +216,7 @@ def test_a_linked_place_is_refused(place: Path, outside: Path, part: str, how: d
     """A run directory, or one above it, that leads elsewhere is not written."""
     shutil.rmtree(place / part)
     (place / part).symlink_to(outside)
-    with pytest.raises(OccupiedError, match="is a link and not followed"):
+    with pytest.raises(OccupiedError, match="is a link: replace it"):
         run(CONFIG, place, quiet=True, **how)
 
 
@@ -228,10 +230,9 @@ def test_temporary_files_cannot_be_planted(tmp_path: Path, outside: Path, monkey
     """A temporary file has a name that nobody knows before, and is made, never opened."""
     names = set()
     for _ in range(5):
-        with files.writing(tmp_path / "page.html") as file:
-            names.add(Path(file.name if isinstance(file.name, str) else "").name)
-            names.update(path.name for path in tmp_path.iterdir() if path.suffix == ".tmp")
-    assert len([name for name in names if name]) == 5
+        with files.writing(tmp_path / "page.html"):
+            names |= {path.name for path in tmp_path.iterdir() if path.suffix == ".tmp"}
+    assert len(names) == 5
     monkeypatch.setattr(files.secrets, "token_hex", lambda size: "0" * 16)
     (tmp_path / f".page.html.{'0' * 16}.tmp").symlink_to(outside / "victim.pt")
     with pytest.raises(FileExistsError):
@@ -258,7 +259,7 @@ def test_pipes_are_not_waited_for(place: Path, directory: Path, name: str, how: 
     else:
         path.unlink(missing_ok=True)
     os.mkfifo(path)
-    with pytest.raises(UserError, match="is no regular file|holds a finished run" if not how else "no regular file"):
+    with pytest.raises(UserError, match="not a regular file|holds a finished run" if not how else "not a regular file"):
         run(longer(), place, quiet=True, **how)
     for stored in find_runs([place])[0]:
         stored.first_report()
@@ -361,6 +362,27 @@ def test_an_intent_names_only_files_of_a_run(place: Path, directory: Path, outsi
     assert not (directory / "summary.json").exists()
     assert (directory / "checkpoints" / "mine.pt").read_text(encoding="utf-8") == "the user's own"
     assert read_config(directory / "config.yaml")[0] == CONFIG
+
+
+@pytest.mark.parametrize("linked", ["checkpoints", "digits", "digits/relu/seed-42"])
+def test_an_intent_is_not_carried_out_through_a_link(
+    place: Path, directory: Path, outside: Path, tmp_path: Path, linked: str
+) -> None:
+    """An intent beside a link, planted or moved, removes nothing that the link leads to."""
+    config = (directory / "config.yaml").read_text(encoding="utf-8")
+    intent = {"config": config, "remove": ["checkpoints/best.pt"], "reports": 0, "damaged": True}
+    (directory / ".intent.json").write_text(json.dumps(intent), encoding="utf-8")
+    if linked == "checkpoints":
+        shutil.rmtree(directory / linked)
+        (directory / linked).symlink_to(outside)
+    else:
+        shutil.move(place / linked, tmp_path / "moved")
+        (place / linked).symlink_to(tmp_path / "moved")
+    before = content(tmp_path)
+    for work in (lambda: recover(directory), lambda: record_failure(directory, CONFIG, RuntimeError("no memory"))):
+        with pytest.raises(OccupiedError, match="is a link"):
+            work()
+    assert content(tmp_path) == before
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"config": 5}', "[" * 100_000])

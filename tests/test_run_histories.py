@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from ignite_act import experiment, files, sweep
 from ignite_act.config import RunConfig
@@ -37,8 +37,6 @@ class Killed(BaseException):
 
 class Histories(RuleBasedStateMachine):
     """Runs, sweeps, kills, deletions and links, in any order."""
-
-    runs = Bundle("runs")
 
     def __init__(self) -> None:
         super().__init__()

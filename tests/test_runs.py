@@ -253,7 +253,7 @@ def test_failure_over_a_finished_run(tmp_path, tiny):
     config = tiny(max_epochs=1)
     directory = run(config, tmp_path, quiet=True).directory
     before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
-    with pytest.raises(OccupiedError, match=r"holds a finished run, which is kept; now it failed: no space left"):
+    with pytest.raises(OccupiedError, match=r"holds a finished run, which was kept; the new one failed: no space left"):
         record_failure(directory, config, failure())
     with pytest.raises(OccupiedError, match=r"was run with other settings \(lr "):
         record_failure(directory, tiny(max_epochs=1, lr=0.5), failure())

@@ -1,1 +1,1 @@
-"""The directory of a run: its layout, who may write it, its checkpoints, and how it is read back."""
+"""Run directories: layout, locking and replacing, checkpoints, and reading runs back."""

@@ -99,22 +99,22 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except UserError:
         raise
     except Exception as error:  # zipfile and torch raise many kinds for a file that is none of theirs
-        raise UserError(f"the checkpoint {path} is damaged, or none: {first_line(error)}") from error
+        raise UserError(f"the checkpoint {path} is damaged, or not a checkpoint: {first_line(error)}") from error
     found = checkpoint.get("run") if isinstance(checkpoint, dict) else None
     run = found if isinstance(found, dict) else {}
     schema = run.get("schema")
     if schema != SCHEMA:
         raise UserError(f"the checkpoint {path} has version {schema!r}, this program reads {SCHEMA}")
     if not isinstance(run.get("epoch"), int) or run["epoch"] < 0:
-        raise UserError(f"the checkpoint {path} was changed: it does not say after which epoch it was written")
+        raise UserError(f"the checkpoint {path} is not valid: it has no epoch")
     return checkpoint
 
 
 def _check_archive(path: Path, file: BinaryIO) -> None:
-    """Refuses an archive with wrong check sums, at which torch does not look, and one that unpacks to more than it is.
+    """Rejects an archive with wrong check sums, which torch does not verify, or with compressed entries.
 
     Raises:
-        UserError: if it is damaged.
+        UserError: if it is damaged or compressed.
     """
     with zipfile.ZipFile(file) as archive:
         packed = next((entry for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED), None)
@@ -126,11 +126,11 @@ def _check_archive(path: Path, file: BinaryIO) -> None:
 
 
 class Resumable(NamedTuple):
-    """The state that a run goes on from.
+    """The state that a run resumes from.
 
     Attributes:
         checkpoint: see `load_checkpoint`.
-        damaged: whether it is the state before the last one, which cannot be read.
+        damaged: whether this is the previous state because the last one cannot be read.
     """
 
     checkpoint: dict[str, Any]
@@ -138,12 +138,12 @@ class Resumable(NamedTuple):
 
     @property
     def epoch(self) -> int:
-        """The last epoch that it has seen."""
+        """The epoch after which it was saved."""
         return int(self.checkpoint["run"]["epoch"])
 
 
 def resumable_checkpoint(directory: Path) -> Resumable | None:
-    """The last state of a run that can be read; None if it has written none. Changes nothing.
+    """The latest readable state of a run; None if it has saved none. Changes nothing on disk.
 
     Args:
         directory: of the checkpoints.
@@ -168,6 +168,6 @@ def resumable_checkpoint(directory: Path) -> Resumable | None:
 
 
 def set_damaged_aside(directory: Path) -> None:
-    """Names a last state that cannot be read ``damaged.pt``, so that it never takes the place of the one before it."""
+    """Renames an unreadable last state to ``damaged.pt``, so that it never replaces the previous one."""
     if (directory / LAST).exists():
         files.rename(directory / LAST, directory / DAMAGED)

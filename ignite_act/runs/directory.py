@@ -1,9 +1,9 @@
 """Who may write into a run directory, and how one run takes the place of another.
 
-What makes a directory that of another run is first written down whole, as an `Intent`, and then carried out. A process
-that is killed before that leaves the old run, one that is killed after it the new one: whoever comes next carries out
-the rest. Only files with the names of a run's are ever removed, no link is followed, and a directory that holds
-anything else is not cleaned.
+A change of runs is first written to disk as an `Intent`, then carried out. A process killed before the intent is on
+disk leaves the old run; one killed after it leaves the new run, and the next process completes the change. Only names
+that a run gives its files are ever removed, links are not followed, and ``--overwrite`` refuses a directory that
+contains anything else.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from ignite_act import files
-from ignite_act.config import RunConfig
+from ignite_act.config import LARGEST, RunConfig
 from ignite_act.errors import UserError, echo, first_line, printable
 from ignite_act.files import Kind
 from ignite_act.report import Count, EpochReport, Shape, check_shape
@@ -41,7 +41,7 @@ from ignite_act.runs.layout import (
     SUMMARY,
     is_own,
 )
-from ignite_act.runs.stored import SCHEMA, epochs_done, parse_config, read_summary, run_reports, size_until, versions
+from ignite_act.runs.stored import SCHEMA, epochs_done, has_result, parse_config, run_reports, size_until, versions
 from ignite_act.variants import activation_slug
 
 logger = logging.getLogger(__name__)
@@ -56,17 +56,17 @@ class BusyError(UserError):
 
 
 class OccupiedError(UserError):
-    """The directory holds something that is not to be written over."""
+    """The directory contains something that must not be overwritten."""
 
 
 @dataclass(frozen=True)
 class Intent:
-    """What is to be done so that a directory becomes that of a run which begins or goes on.
+    """The steps that prepare a directory for a run that starts or resumes.
 
     Attributes:
         config: the content of ``config.yaml``.
-        remove: files that go, relative to the directory.
-        reports: bytes of ``epochs.jsonl`` that stay; None leaves it alone.
+        remove: files to remove, relative to the directory.
+        reports: bytes of ``epochs.jsonl`` to keep; None leaves the file alone.
         damaged: whether the last state cannot be read and is set aside.
     """
 
@@ -84,26 +84,26 @@ class _IntentFile(Shape):
 
 
 def check_run_directory(config: RunConfig, directory: Path, *, resume: bool = False, overwrite: bool = False) -> None:
-    """Refuses a directory whose run would be mixed with another, or that cannot be written without harm.
+    """Rejects a directory in which this run would damage something.
 
     Raises:
-        OccupiedError: if a run exists and neither flag is given, or the one to resume had other settings; if something
-            would be lost that no run wrote; if a link or a special file is in the way.
+        OccupiedError: if a run exists and neither flag is given; if the run to resume had other settings; if
+            ``overwrite`` meets files that no run wrote; if a link or a special file is in the way.
     """
     own, others = _contents(directory)
     intent = read_intent(directory) if INTENT in own and not overwrite else None
     known = CONFIG in own or intent is not None
-    if others and (overwrite and own):
-        raise OccupiedError(
-            f"{directory} holds {_listed(others)}, which no run wrote: move it away, or choose another --output-dir"
-        )
     if overwrite:
+        if own and others:
+            raise OccupiedError(
+                f"{directory} contains {_listed(others)}, which no run wrote: move it, or choose another --output-dir"
+            )
         return
     if not known:
         if own:
             raise OccupiedError(
-                f"{directory} holds files of a run ({_listed(own)}) without their {CONFIG}: "
-                "--overwrite starts over, --output-dir takes another place"
+                f"{directory} holds files of a run ({_listed(own)}) but no {CONFIG}: "
+                "use --overwrite to start over, or choose another --output-dir"
             )
         return
     if not resume:
@@ -123,15 +123,13 @@ def _contents(directory: Path) -> tuple[list[str], list[str]]:
     """The files in a run directory that a run may have written, and the visible ones that none did.
 
     Raises:
-        OccupiedError: if a link or a special file stands where a run writes.
+        OccupiedError: if a link or a special file is where a run writes.
         UserError: if the directory cannot be read.
     """
     own: list[str] = []
     others: list[str] = []
     try:
-        for place in (directory, *directory.parents[:2]):
-            if files.kind(place) is Kind.LINK:
-                raise OccupiedError(f"{place} is a link and not followed: give --output-dir the place it leads to")
+        _refuse_links(directory)
         for name in _names(directory):
             if name == CHECKPOINTS:
                 continue
@@ -140,7 +138,7 @@ def _contents(directory: Path) -> tuple[list[str], list[str]]:
             found = files.kind(directory / name)
             if found is Kind.LINK or found is Kind.OTHER or (found is Kind.FILE and name == CHECKPOINTS):
                 raise OccupiedError(
-                    f"{directory / name} is {found.value}, where a run writes: move it away, or choose another "
+                    f"{directory / name} is {found.value}, and a run would write there: move it, or choose another "
                     "--output-dir"
                 )
     except OSError as error:
@@ -148,8 +146,19 @@ def _contents(directory: Path) -> tuple[list[str], list[str]]:
     return [name for name in own if name != LOCK], [name for name in others if not _is_hidden(name)]
 
 
+def _refuse_links(directory: Path) -> None:
+    """Rejects a run directory that leads elsewhere; the output directory above it may be a link.
+
+    Raises:
+        OccupiedError: if it, or one of the two folders above it, is a link.
+    """
+    for place in (directory, *directory.parents[:2]):
+        if files.kind(place) is Kind.LINK:
+            raise OccupiedError(f"{place} is a link: replace it with a directory, or choose another --output-dir")
+
+
 def _names(directory: Path) -> Iterator[str]:
-    """What lies in a run directory and in its checkpoints; links are not followed."""
+    """The entries of a run directory and of its checkpoints; links are not followed."""
     if files.kind(directory) is not Kind.DIRECTORY:
         return
     yield from sorted(path.name for path in directory.iterdir())
@@ -175,7 +184,7 @@ def _what_is_there(directory: Path, intent: Intent | None) -> str:
 def _saved_settings(directory: Path, intent: Intent | None) -> dict[str, Any]:
     path = directory / CONFIG
     try:
-        content = parse_config(intent.config) if intent is not None else parse_config(files.read_text(path))
+        content = parse_config(intent.config) if intent is not None else parse_config(files.read_text(path, LARGEST))
         saved = dict(content["config"])
         return saved | {"act": activation_slug(saved["act"])}
     except (OSError, KeyError, TypeError, ValueError, AttributeError, UserError) as error:
@@ -183,40 +192,39 @@ def _saved_settings(directory: Path, intent: Intent | None) -> dict[str, Any]:
 
 
 def settings(config: RunConfig) -> dict[str, Any]:
-    """What a run that goes on must share with the one that began, in plain types."""
+    """The settings that a resumed run must share with the original, in plain types."""
     plain = {**config.model_dump(mode="json"), "act": activation_slug(config.act)}
     return {name: value for name, value in plain.items() if name not in _MAY_DIFFER}
 
 
 def check_state(directory: Path) -> None:
-    """Refuses to go on with a run whose state is gone: it would start over, and what it had would be lost.
+    """Rejects a run whose saved state is missing: resuming would start over and lose its epochs.
 
-    A run that was killed before its first state was written has nothing to lose.
+    A run killed before it saved its first state has nothing to lose.
 
     Raises:
         OccupiedError: if it has epochs to lose.
     """
     if any((directory / CHECKPOINTS / name).exists() for name in (LAST, PREVIOUS)):
         return
-    summary = directory / SUMMARY
-    ended = summary.exists() and read_summary(summary)["stop"] != "failed"
-    if ended or epochs_done(directory) > 1:
+    if has_result(directory) or epochs_done(directory) > 1:
         raise OccupiedError(
-            f"{directory} has no {CHECKPOINTS}/{LAST} to go on from: put it back, or --overwrite to start over"
+            f"{directory} cannot be resumed: {CHECKPOINTS}/{LAST} is missing; "
+            "restore it, or use --overwrite to start over"
         )
 
 
 def begin(
     directory: Path, config: RunConfig, *, last_epoch: int | None = None, damaged: bool = False, keep: bool = False
 ) -> None:
-    """Makes the directory that of a run: with ``config.yaml``, and without what is left of an earlier one.
+    """Prepares the directory for a run: writes ``config.yaml`` and removes what an earlier run left.
 
     Args:
         directory: `locked`, and accepted by `check_run_directory`.
         config: of the run.
-        last_epoch: of the state that it goes on from; later reports are taken back. None if it starts over.
-        damaged: whether the state before is used, since the last one cannot be read.
-        keep: leave everything there is but a summary.
+        last_epoch: of the state it resumes from; later reports are removed. None if it starts over.
+        damaged: whether it resumes from the previous state because the last one cannot be read.
+        keep: remove only the summary.
 
     Raises:
         UserError: if it cannot be written.
@@ -236,14 +244,16 @@ def begin(
 
 
 def recover(directory: Path) -> None:
-    """Carries out what a process that was killed had begun; nothing if there is nothing.
+    """Completes what a killed process had begun, if anything.
 
     Args:
         directory: `locked`.
 
     Raises:
+        OccupiedError: if a link or a special file is where a run writes.
         UserError: if it cannot be written.
     """
+    _contents(directory)
     intent = read_intent(directory)
     if intent is not None:
         try:
@@ -253,10 +263,10 @@ def recover(directory: Path) -> None:
 
 
 def read_intent(directory: Path) -> Intent | None:
-    """What a process was about to do with a directory when it was killed; None if there is nothing left to do.
+    """What a killed process had begun to do with a directory; None if nothing is left to do.
 
     Raises:
-        OccupiedError: if that cannot be read.
+        OccupiedError: if the intent cannot be read.
     """
     path = directory / INTENT
     try:
@@ -271,7 +281,7 @@ def read_intent(directory: Path) -> Intent | None:
 
 
 def _carry_out(directory: Path, intent: Intent) -> None:
-    """Does what is still to be done; a second time does no harm."""
+    """Performs the steps; repeating them is harmless."""
     for name in intent.remove:
         files.remove(directory / name)
     if intent.damaged:
@@ -279,7 +289,7 @@ def _carry_out(directory: Path, intent: Intent) -> None:
     if intent.reports is not None:
         files.cut(directory / REPORTS, intent.reports)
     files.write(directory / CONFIG, intent.config)
-    files.sync_directory(directory / CHECKPOINTS)  # what is gone must not come back without the intent
+    files.sync_directory(directory / CHECKPOINTS)  # a removed file must not reappear without the intent
     files.remove(directory / INTENT)
     files.sync_directory(directory)
 
@@ -294,14 +304,16 @@ def record_failure(directory: Path, config: RunConfig, error: Exception) -> Path
 
     Raises:
         BusyError: if another process is writing the run.
-        OccupiedError: if the directory holds another run, or a finished one, which stay as they are.
+        OccupiedError: if the directory holds another run or a finished one; both are left as they are.
         UserError: if the directory cannot be written.
     """
     with locked(directory):
         recover(directory)
         check_run_directory(config, directory, resume=True)
-        if (directory / SUMMARY).exists() and read_summary(directory / SUMMARY)["stop"] != "failed":
-            raise OccupiedError(f"{directory} holds a finished run, which is kept; now it failed: {first_line(error)}")
+        if has_result(directory):
+            raise OccupiedError(
+                f"{directory} holds a finished run, which was kept; the new one failed: {first_line(error)}"
+            )
         begin(directory, config, keep=True)
         with log_file(directory / LOG):
             logger.error("the run failed", exc_info=error)
@@ -331,16 +343,18 @@ def locked(directory: Path) -> Iterator[None]:
 
     Raises:
         BusyError: if another process is in it.
+        OccupiedError: if it, or its lock, is a link.
         UserError: if it cannot be written.
     """
     path = directory / LOCK
     lock = FileLock(path, timeout=0)
     try:
+        _refuse_links(directory)
         files.make_directory(directory)
         if files.kind(path) not in (Kind.NOTHING, Kind.FILE):
-            raise OccupiedError(f"{path} is {files.kind(path).value}, where a run writes: remove it")
+            raise OccupiedError(f"{path} is {files.kind(path).value}, and a run would write there: remove it")
         lock.acquire()
-        os.utime(path)  # says since when
+        os.utime(path)  # for `is_under_way`
     except Timeout as error:
         raise BusyError(
             f"another process is training in {directory}: wait for its end, or choose another --output-dir"
@@ -365,7 +379,7 @@ def check_not_busy(directory: Path) -> None:
 
 
 def is_under_way(directory: Path, since: float) -> bool:
-    """Whether a process has begun to work in a run directory since then (as ``time.time()``), and has not ended."""
+    """Whether a process has locked a run directory since a time (as ``time.time()``) and has not written a summary."""
     with contextlib.suppress(OSError):
         if (directory / LOCK).stat().st_mtime < since:
             return False
@@ -398,7 +412,7 @@ def log_file(path: Path) -> Iterator[None]:
 
 
 class _PrintableFormatter(logging.Formatter):
-    """Names of files and the like cannot command the terminal in which the log is looked at."""
+    """Spells out control characters, so that a file name in the log cannot command a terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(super().format(record))

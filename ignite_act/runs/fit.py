@@ -1,4 +1,4 @@
-"""Whether a stored state fits the run that is to go on from it: asked before anything is loaded or written."""
+"""Checks that a stored state fits the run that resumes from it, before anything is loaded or written."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from torch.optim import Optimizer
 from ignite_act.errors import UserError
 
 STOPS = (None, "early_stopping", "all_epochs", "nonfinite")
-"""Why a run has ended; None while it goes on."""
+"""Why a run ended; None while it is running."""
 _NAMED = 5
 
 
 def check_settings(checkpoint: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
-    """Refuses a checkpoint of a run with other settings.
+    """Rejects a checkpoint of a run with other settings.
 
     Raises:
-        UserError: if they differ; says which.
+        UserError: if they differ; names them.
     """
     stored = checkpoint["run"].get("settings")
     _refuse(different_settings(stored if isinstance(stored, dict) else {}, settings), "is of another run")
 
 
 def check_weights(checkpoint: Mapping[str, Any], model: nn.Module) -> None:
-    """Refuses a checkpoint whose weights are not those of a model, or are not the numbers that were stored.
+    """Rejects a checkpoint whose weights do not fit a model, or are no longer the numbers that were stored.
 
     Raises:
-        UserError: if they do not fit; says which.
+        UserError: if they do not fit; names them.
     """
     stored, own = checkpoint.get("model"), model.state_dict()
     if not isinstance(stored, Mapping):
@@ -46,10 +46,10 @@ def check_weights(checkpoint: Mapping[str, Any], model: nn.Module) -> None:
         "is of another run",
     )
     _refuse([f"{name} {stored[name].dtype} -> {value.dtype}" for name, value in own.items()
-             if stored[name].dtype != value.dtype], "was changed")  # fmt: skip
+             if stored[name].dtype != value.dtype], "is not valid")  # fmt: skip
     if checkpoint["run"].get("finite"):
         _refuse([f"{name} is not finite" for name, value in stored.items() if not bool(value.isfinite().all())],
-                "was changed")  # fmt: skip
+                "is not valid")  # fmt: skip
 
 
 def _shape(value: object) -> object:
@@ -57,15 +57,15 @@ def _shape(value: object) -> object:
 
 
 def check_content(checkpoint: Mapping[str, Any], own: Mapping[str, Any], optimizer: Optimizer) -> None:
-    """Refuses a checkpoint that lacks something a run needs to go on, or holds it as something else.
+    """Rejects a checkpoint that lacks something a run needs to resume, or holds it with another type or shape.
 
     Args:
         checkpoint: see `checkpoints.load_checkpoint`.
-        own: state -> what a run that has just been built would store.
+        own: what a newly built run would store, by name.
         optimizer: before its first step.
 
     Raises:
-        UserError: if it does not fit; says where.
+        UserError: if it does not fit; names what differs.
     """
     problems = list(_differences(own, checkpoint))
     if not problems:
@@ -80,11 +80,11 @@ def check_content(checkpoint: Mapping[str, Any], own: Mapping[str, Any], optimiz
     stored = checkpoint["optimizer"] if not problems else {}
     if stored.get("state"):  # empty before the first step
         problems += _differences(_after_a_step(optimizer), stored["state"], "optimizer.state")
-    _refuse(problems, "was changed")
+    _refuse(problems, "is not valid")
 
 
 def _after_a_step(optimizer: Optimizer) -> Mapping[int, Any]:
-    """What an optimizer keeps of each parameter after its first step, which is made on copies."""
+    """The state an optimizer keeps for each parameter after one step, taken on copies."""
     copies = []
     for group in optimizer.param_groups:
         own = [parameter.detach().clone().requires_grad_() for parameter in group["params"]]
@@ -99,7 +99,7 @@ def _after_a_step(optimizer: Optimizer) -> Mapping[int, Any]:
 
 
 def _differences(own: Any, stored: Any, where: str = "") -> Iterator[str]:
-    """Where a stored state has another structure than a run's own; None stands for anything."""
+    """Where the structure of a stored state differs from a run's own; None matches anything."""
     if isinstance(own, Mapping):
         if not isinstance(stored, Mapping):
             yield f"{where} is {type(stored).__name__}"
@@ -135,7 +135,7 @@ def _refuse(problems: list[str], what: str) -> None:
 
 
 def different_settings(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
-    """The settings that are not the same, each in words.
+    """The settings that differ, each in words.
 
     >>> different_settings({"lr": 0.1, "seed": 1}, {"lr": 0.2, "seed": 1})
     ['lr 0.1 -> 0.2']

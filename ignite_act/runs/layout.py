@@ -1,4 +1,4 @@
-"""Where the files of a run lie, and which files are a run's."""
+"""Names and places of the files of a run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CHECKPOINTS = "checkpoints"
 BEST, LAST, PREVIOUS, DAMAGED = "best.pt", "last.pt", "previous.pt", "damaged.pt"
 LOCK = ".lock"
 INTENT = ".intent.json"
-"""Tells of a run that is taking the place of what is there; see `directory.Intent`."""
+"""Present while one run replaces another; see `directory.Intent`."""
 
 _HIDDEN = {LOCK, INTENT}
 _NAMES = {CONFIG, SUMMARY, REPORTS, PAGE, LOG, "comparison.csv", "comparison.json", "comparison.md",
@@ -28,7 +28,7 @@ def run_directory(config: RunConfig, output_dir: Path) -> Path:
 
 
 def is_own(name: str) -> bool:
-    """Whether a name, relative to a run directory, is one that a run gives to its files.
+    """Whether a run gives this name, relative to its directory, to a file.
 
     >>> is_own("summary.json"), is_own("checkpoints/mine.pt"), is_own("checkpoints/.last.pt.0123456789abcdef.tmp")
     (True, False, True)

@@ -1,4 +1,4 @@
-"""A run that is there: its files, read back."""
+"""Finished runs, read back from their files."""
 
 from __future__ import annotations
 
@@ -76,17 +76,24 @@ class StoredRun:
 
 
 def is_ended(directory: Path) -> bool:
-    """Whether a run has written its summary, and no other run is about to take its place."""
+    """Whether a run has written its summary and no other run is about to replace it."""
     return (directory / SUMMARY).exists() and files.kind(directory / INTENT) is not Kind.FILE
 
 
+def has_result(directory: Path) -> bool:
+    """Whether a run has ended, and not with an error.
+
+    Raises:
+        UserError: if its summary cannot be read.
+    """
+    return is_ended(directory) and read_summary(directory / SUMMARY)["stop"] != "failed"
+
+
 def is_finished(directory: Path, config: RunConfig) -> bool:
-    """Whether a run has nothing left to do; a damaged summary is refused."""
-    if not is_ended(directory):
+    """Whether a run has a result and no epochs left to train."""
+    if not has_result(directory):
         return False
     summary = read_summary(directory / SUMMARY)
-    if summary["stop"] == "failed":
-        return False
     return not (summary["stop"] == "all_epochs" and summary["epochs"] < config.max_epochs)
 
 
@@ -119,10 +126,10 @@ def read_config(path: Path) -> tuple[RunConfig, dict[str, str]]:
 
 
 def parse_config(text: str) -> dict[str, Any]:
-    """The content of a ``config.yaml``: settings that need not be valid, and versions.
+    """The content of a ``config.yaml``: settings, not yet validated, and versions.
 
     Raises:
-        UserError, ValueError: if it is another program's.
+        UserError, ValueError: if it was not written by a run.
     """
     saved = parse_yaml(text)
     check_shape(_ConfigFile, saved)
@@ -285,7 +292,7 @@ def _readable(path: Path) -> Iterator[Path]:
 
 
 def size_until(directory: Path, epoch: int) -> int:
-    """Bytes of the reports of a run up to an epoch."""
+    """Size in bytes of a run's reports up to an epoch."""
     with _overwritable(), _readable(directory / REPORTS) as path:
         return end_of_epoch(path, epoch) if path.exists() else 0
 
@@ -298,7 +305,7 @@ def first_report(directory: Path) -> EpochReport | None:
 
 
 def epochs_done(directory: Path) -> int:
-    """How many reports a run has written, without understanding them; 0 if that cannot be told."""
+    """How many reports a run has written, counted by lines; 0 if they cannot be read."""
     try:
         with files.reading(directory / REPORTS) as file:
             return sum(block.count(b"\n") for block in iter(lambda: file.read(1 << 20), b""))

@@ -22,7 +22,7 @@ class JsonLinesSink:
         self.path = Path(path)
 
     def write(self, report: EpochReport) -> None:
-        """Appends one line, whole or not at all, also after a power cut; half a line is taken away first."""
+        """Appends one line, complete or not at all, even after a power cut; a cut-off last line is removed first."""
         line = json_line(report).encode()
         with self.path.open("ab", buffering=0) as file:
             end = _end_of_lines(self.path)
@@ -83,7 +83,7 @@ def each_report(path: str | Path) -> Iterator[EpochReport]:
 
 
 def end_of_epoch(path: str | Path, epoch: int) -> int:
-    """Bytes up to the end of the last report that is not of a later epoch.
+    """Size in bytes up to the end of the last report of this epoch or an earlier one.
 
     Raises:
         ValueError: if a line before the last one is not a report.
@@ -92,7 +92,7 @@ def end_of_epoch(path: str | Path, epoch: int) -> int:
 
 
 def _lines(path: Path) -> Iterator[tuple[EpochReport, int]]:
-    """The reports, each with the bytes up to its end."""
+    """The reports, each with the size in bytes up to its end."""
     end = 0
     with reading(path) as file:
         for number, line in enumerate(iter(lambda: file.readline(LARGEST_TEXT), b""), start=1):
@@ -100,7 +100,7 @@ def _lines(path: Path) -> Iterator[tuple[EpochReport, int]]:
             if line == b"\n":
                 continue
             if len(line) == LARGEST_TEXT:
-                raise ValueError(f"{path}, line {number} is not a report: it has more than {LARGEST_TEXT >> 20} MB")
+                raise ValueError(f"{path}, line {number} is not a report: larger than {LARGEST_TEXT >> 20} MB")
             try:
                 data = json.loads(line.decode())
             except json.JSONDecodeError as error:

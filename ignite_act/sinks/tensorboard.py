@@ -139,7 +139,7 @@ class TensorBoardSink:
         except OSError:
             with contextlib.suppress(OSError):
                 self._end()
-            if not begun and self._path != self._directory:  # a full disk would be strewn with empty files
+            if not begun and self._path != self._directory:  # else every epoch on a full disk leaves an empty file
                 with contextlib.suppress(OSError):
                     files.remove(self._path)
             raise
@@ -233,9 +233,9 @@ def _tag(name: str) -> str:
 
 
 def _last_second(directory: Path) -> int:
-    """When the newest event file in a directory was begun, as its name says; -1 if there is none.
+    """The start time in the name of the newest event file in a directory, in seconds; -1 if there is none.
 
-    A clock may go back between a run and its continuation.
+    The clock may be set back between a run and its resumption.
     """
     seconds = [found[1] for path in directory.iterdir() if (found := _EVENT_FILE.match(path.name))]
     return max(map(int, seconds), default=-1)
