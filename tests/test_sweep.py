@@ -428,7 +428,10 @@ def test_under_way(tmp_path, study):
     assert plan.under_way(config)
     old = time.time() - 60
     os.utime(plan.directory(config) / ".lock", (old, old))
-    assert not plan.under_way(config)
+    for _ in range(20):  # a file's time is that of the clock's last tick unless it is set
+        again = sweep.plan([config], tmp_path, resume=True)
+        with locked(plan.directory(config)):
+            assert again.under_way(config)
     with locked(plan.directory(config)):
         (plan.directory(config) / "summary.json").write_text(json.dumps({}), encoding="utf-8")
     assert not plan.under_way(config)

@@ -14,6 +14,7 @@ import logging
 import os
 import shlex
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -354,7 +355,8 @@ def locked(directory: Path) -> Iterator[None]:
         if files.kind(path) not in (Kind.NOTHING, Kind.FILE):
             raise OccupiedError(f"{path} is {files.kind(path).value}, and a run would write there: remove it")
         lock.acquire()
-        os.utime(path)  # for `is_under_way`
+        now = time.time_ns()  # Linux itself would stamp the file with an earlier time: its last tick
+        os.utime(path, ns=(now, now))  # for `is_under_way`
     except Timeout as error:
         raise BusyError(
             f"another process is training in {directory}: wait for its end, or choose another --output-dir"
