@@ -79,6 +79,17 @@ def assert_same_run(mine, other):
         assert_equal(checkpoint(mine, name), checkpoint(other, name), name)
 
 
+def assert_ended_as(mine, other):
+    """A run that was killed and resumed is one that was left alone: weights, scores, reports, what TensorBoard shows."""
+    assert set(files(mine)) == set(files(other))
+    assert epochs(mine) == epochs(other)
+    assert summary(mine) == summary(other)
+    for name in ("last", "best", "previous"):
+        assert_equal(checkpoint(mine, name), checkpoint(other, name), f"{mine} {name}")
+    numbers = [report.epoch for report in read_reports(other / "epochs.jsonl")]
+    assert [event.step for event in recorded(mine).Scalars("loss/train")] == numbers
+
+
 def recorded(directory):
     """What TensorBoard reads from a run directory."""
     accumulator = EventAccumulator(str(directory), size_guidance={"scalars": 0, "histograms": 0, "tensors": 0})

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ignite_act import files
+from ignite_act import experiment, files
 from ignite_act.runs.directory import begin, check_run_directory, locked, record_failure, recover
 from ignite_act.runs.stored import read_config
 
@@ -39,6 +39,12 @@ def resume(directory: Path) -> None:
         begin(directory, config, last_epoch=2, damaged=True)
 
 
+def train(directory: Path) -> None:
+    """Goes on with the run, which had ended, for an epoch more."""
+    config = read_config(directory / "config.yaml")[0].model_copy(update={"max_epochs": 4})
+    experiment.run(config, directory.parents[2], resume=True, quiet=True)
+
+
 def fail(directory: Path) -> None:
     """Records that the run, which has not ended, failed."""
     record_failure(directory, read_config(directory / "config.yaml")[0], RuntimeError("no memory"))
@@ -49,11 +55,16 @@ def report(directory: Path) -> None:
     files.write(directory / "report.html", "new")
 
 
-WORK: dict[str, Callable[[Path], None]] = {"overwrite": overwrite, "resume": resume, "fail": fail, "report": report}
+WORK: dict[str, Callable[[Path], None]] = {
+    work.__name__: work for work in (overwrite, resume, train, fail, report)
+}
 
 
 def main(run: Path, place: Path, work: Callable[[Path], None]) -> None:
     """Strikes before the first call, the second and so on, until the work is done."""
+    if work is train:  # what is loaded and imported once need not be in every child
+        warm = place / "warm" / "digits" / "relu" / "seed-42"
+        work(Path(shutil.copytree(run, warm)))
     struck: dict[str, str] = {}
     done = False
     while not done:

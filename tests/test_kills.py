@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from run_directories import assert_equal, checkpoint, files, only_run, recorded, summary
+from run_directories import assert_ended_as, checkpoint, only_run, summary
 
 from ignite_act.config import RunConfig
 from ignite_act.experiment import run
@@ -34,9 +34,9 @@ def test_killed_runs(tmp_path, kills):
     for name, places in struck.items():
         assert Counter(places)["any moment"] == kills // 2
         assert {"checkpoint", "report line"} <= set(places)
-        assert_ended_as(tmp_path / name, "straight", "counted")
         killed = sorted(path.name for path in (tmp_path / name).glob("killed-*"))
-        assert_ended_as(tmp_path / name, "straight", *killed)
+        for other in ("counted", *killed):
+            assert_ended_as(only_run(tmp_path / name / other), only_run(tmp_path / name / "straight"))
     stopped = only_run(tmp_path / "sgd" / "straight")
     assert summary(stopped)["stop"] == "early_stopping"
     scaled = checkpoint(only_run(tmp_path / "scaler" / "straight"))
@@ -83,17 +83,3 @@ def wait_for(condition):
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def assert_ended_as(place, straight, *others):
-    """Runs are those that were not interrupted: weights, scores, stopping epoch and reports are the same bits."""
-    model = only_run(place / straight)
-    for name in others:
-        other = only_run(place / name)
-        assert (other / "epochs.jsonl").read_bytes() == (model / "epochs.jsonl").read_bytes(), name
-        assert summary(other) == summary(model), name
-        for state in ("last", "best", "previous"):
-            assert_equal(checkpoint(other, state), checkpoint(model, state), f"{name} {state}")
-        epochs = [report.epoch for report in read_reports(model / "epochs.jsonl")]
-        assert [event.step for event in recorded(other).Scalars("loss/train")] == epochs, name
-        assert set(files(other)) == set(files(model)), name

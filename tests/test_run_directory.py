@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from run_directories import assert_ended_as
 
 from ignite_act import experiment, files, sweep
 from ignite_act.config import RunConfig
@@ -329,6 +330,20 @@ def test_killed_while_going_on(trained: Path, struck: Callable[..., dict[Path, s
         assert {"summary.json", "checkpoints/last.pt"} == {*old} - {*now} - {"config.yaml", "epochs.jsonl"}, call
         seen.add("new")
     assert seen == {"old", "new"}
+
+
+@pytest.mark.slow
+def test_killed_in_a_training_that_goes_on(trained: Path, struck: Callable[..., dict[Path, str]]) -> None:
+    """Killed before any call of a whole --resume, the run ends as one that nobody killed, to the bit."""
+    place = Path(shutil.copytree(trained, trained.parent / "straight"))
+    straight = run(longer(), place, resume=True, quiet=True).directory
+    deaths = struck("train")
+    assert len(deaths) > 20
+    for directory, call in deaths.items():
+        if is_ended(directory):
+            assert {"summary.json", "epochs.jsonl", "checkpoints/best.pt"} <= set(whole(directory)), call
+        run(longer(), directory.parents[2], resume=True, quiet=True)
+        assert_ended_as(directory, straight)
 
 
 def test_killed_while_a_failure_is_recorded(struck: Callable[..., dict[Path, str]]) -> None:
