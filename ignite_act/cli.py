@@ -37,6 +37,8 @@ FOUND = 3
 """Exit code for findings that the user said should fail."""
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
 _NO_HANDLES = {errno.EMFILE, errno.ENFILE}
+_HANDLES = 16
+"""More files than are open at once while torch is imported and a run is written."""
 _NAMED = 5
 """So many findings are named in a line."""
 
@@ -125,7 +127,7 @@ def one_line_errors(command: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
             with _terminable():
-                _check_current_directory()
+                _check_surroundings()
                 return command(*args, **kwargs)
         except (Exception, KeyboardInterrupt) as error:
             ending = _ending(error, resumable="resume" in kwargs)
@@ -166,12 +168,8 @@ def _ending(error: BaseException, *, resumable: bool) -> _Ending | None:
 
 
 def _lacks_handles(error: BaseException) -> bool:
-    """Whether no more files may be opened, which an import or a library may say in words of its own."""
-    words = [os.strerror(number) for number in _NO_HANDLES]
-    return any(
-        (isinstance(cause, OSError) and cause.errno in _NO_HANDLES) or any(word in str(cause) for word in words)
-        for cause in _causes(error)
-    )
+    """Whether no more files may be opened."""
+    return any(isinstance(cause, OSError) and cause.errno in _NO_HANDLES for cause in _causes(error))
 
 
 def _causes(error: BaseException) -> list[BaseException]:
@@ -184,16 +182,20 @@ def _causes(error: BaseException) -> list[BaseException]:
     return causes
 
 
-def _check_current_directory() -> None:
-    """Refuses to start where there is no place: libraries end the process without a word there.
+def _check_surroundings() -> None:
+    """Refuses to start where libraries would end the process without a word, or with words of their own.
 
     Raises:
         UserError: if the current directory was deleted, or cannot be reached.
+        OSError: if so few files may be opened that not even torch can be imported.
     """
     try:
         Path.cwd()
     except OSError as error:
         raise UserError(f"the current directory cannot be used ({error.strerror}): change into another one") from error
+    with contextlib.ExitStack() as opened:
+        for _ in range(_HANDLES):
+            opened.enter_context(Path(os.devnull).open("rb"))
 
 
 class Terminated(KeyboardInterrupt):

@@ -80,7 +80,7 @@ def assert_same_run(mine, other):
 
 
 def assert_ended_as(mine, other):
-    """A run that was killed and resumed is one that was left alone: weights, scores, reports, what TensorBoard shows."""
+    """A run that was killed and resumed is one that was left alone: weights, scores, reports, TensorBoard's lines."""
     assert set(files(mine)) == set(files(other))
     assert epochs(mine) == epochs(other)
     assert summary(mine) == summary(other)

@@ -55,9 +55,7 @@ def report(directory: Path) -> None:
     files.write(directory / "report.html", "new")
 
 
-WORK: dict[str, Callable[[Path], None]] = {
-    work.__name__: work for work in (overwrite, resume, train, fail, report)
-}
+WORK: dict[str, Callable[[Path], None]] = {work.__name__: work for work in (overwrite, resume, train, fail, report)}
 
 
 def main(run: Path, place: Path, work: Callable[[Path], None]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import gzip
 import os
 import subprocess
@@ -165,6 +166,21 @@ def test_closed_streams(tmp_path: Path, closed: str) -> None:
     assert list(tmp_path.rglob("summary.json"))
 
 
+def test_no_file_takes_the_place_of_a_closed_stream(tmp_path: Path) -> None:
+    """What a library writes to a closed stream goes nowhere, and not into the next file that is opened."""
+    program = """
+import os
+from ignite_act.cli import main
+try:
+    main(["activations"])
+finally:
+    with open("mine", "w") as file:
+        file.write(str([os.fstat(number).st_rdev == os.stat(os.devnull).st_rdev for number in range(3)]))
+"""
+    subprocess.run(["sh", "-c", '"$0" -c "$1" <&- >&- 2>&-', sys.executable, program], cwd=tmp_path, check=True)
+    assert (tmp_path / "mine").read_text(encoding="utf-8") == "[True, True, True]"
+
+
 def test_closed_streams_of_an_error(tmp_path: Path) -> None:
     """An error that nobody can read keeps its exit code."""
     assert shell('"$0" "$@" <&- >&- 2>&-', "run", "--act", "nosuch", cwd=tmp_path) == 2
@@ -192,22 +208,24 @@ def test_an_environment_that_torchrun_has_not_made(tmp_path: Path, name: str, va
 
 
 @pytest.mark.parametrize(
-    ("limit", "more"), [(8, ["--act", "tanh", "--act", "elu", "--jobs", "2"]), (20, ["--nproc-per-node", "2"])]
+    ("limit", "more"), [(6, []), (8, ["--act", "tanh", "--act", "elu", "--jobs", "2"]), (20, ["--nproc-per-node", "2"])]
 )
 def test_too_few_handles(tmp_path: Path, limit: int, more: list[str]) -> None:
     """Where no more files may be opened, one line says so, and nobody waits for minutes."""
     assert shell(f'ulimit -n {limit}; exec "$0" "$@" 2>error', *TINY, *more, cwd=tmp_path) == 2
-    assert_one_line((tmp_path / "error").read_text(encoding="utf-8"))
+    line = (tmp_path / "error").read_text(encoding="utf-8")
+    assert_one_line(line)
+    assert "ulimit -n" in line
 
 
 def test_handles_are_known_by_any_cause() -> None:
     """A lack of handles is seen behind other errors, also those that go round in a circle; other errors are ours."""
-    first, second = RuntimeError("libx.so: Too many open files"), RuntimeError("no")
+    first, second = OSError(errno.EMFILE, "no"), RuntimeError("no")
     second.__cause__, first.__context__ = first, second
     ending = _ending(second, resumable=False)
     assert ending is not None
     assert ending.code == 2
-    first.args = ("no",)
+    first.errno = errno.ENOENT
     assert _ending(second, resumable=False) is None
 
 
