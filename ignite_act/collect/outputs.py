@@ -24,7 +24,7 @@ from ignite_act.collect.passes import ModelCall, PassCollector, Place, is_sample
 from ignite_act.collect.torch_internals import backward_number, is_distributed, why_unreadable, without_functions
 from ignite_act.guard import guarded
 from ignite_act.stats.guesses import TINY
-from ignite_act.stats.likelihood import Likelihood, as_rows
+from ignite_act.stats.likelihood import ANYWHERE, Likelihood, as_rows
 
 ROW = "output"
 _KEEPING = ("NativeDropout", "Mul", "MaxPool", "AvgPool", "AdaptiveAvgPool", "AdaptiveMaxPool", "Mean")
@@ -287,7 +287,7 @@ class OutputCollector(PassCollector):
         if place not in found.read:
             return
         head.read += 1
-        reach = _REACH.get(head.function, (-math.inf, math.inf))
+        reach = _REACH.get(head.function, ANYWHERE)
         for axis, values in rows.items():
             known = head.likelihoods.setdefault(axis, Likelihood(values.shape[1]))
             if known.units == values.shape[1]:
