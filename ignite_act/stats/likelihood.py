@@ -221,7 +221,7 @@ class Likelihood(Statistic):
         result: dict[str, Any] = dict.fromkeys(NAMES)
         if not self.steps:
             return result
-        state = {name: torch.as_tensor(value) for name, value in self.state_dict().items()}
+        state = {name: torch.as_tensor(value, device="cpu") for name, value in vars(self).items()}
         result |= recognise(self.units, self.steps, self.firsts, state)
         return {name: None if isinstance(value, float) and not math.isfinite(value) else value
                 for name, value in result.items()}  # fmt: skip
