@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 SCHEMA = 2
@@ -161,30 +162,18 @@ def coarse_histogram(edges: list[float], counts: list[int]) -> tuple[list[float]
     """
     if not counts:
         return [], []
-    largest = max(abs(edges[0]), abs(edges[-1]))
-    kept, result = [edges[0]], []
-    total = 0
-    for index, count in enumerate(counts):
-        total += count
-        edge = edges[index + 1]
-        if index == len(counts) - 1 or _is_coarse(edge, largest):
-            kept.append(edge)
-            result.append(total)
-            total = 0
-    return kept, result
+    bounds = np.array(edges)
+    mantissas, _ = np.frexp(bounds)
+    ends = (mantissas * 8 % 1 == 0) & (np.abs(bounds) >= max(abs(edges[0]), abs(edges[-1])) * 2.0**-_OCTAVES)
+    ends[0] = ends[-1] = True
+    totals = np.cumsum([0, *counts])[ends]
+    return bounds[ends].tolist(), np.diff(totals).tolist()
 
 
 def with_coarse_histogram(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of `ActivationStats.result` with its histogram made coarse, as reports and summaries hold it."""
     edges, counts = coarse_histogram(row["edges"], row["counts"])
     return {**row, "edges": edges, "counts": counts}
-
-
-def _is_coarse(edge: float, largest: float) -> bool:
-    if abs(edge) < largest * 2.0**-_OCTAVES:
-        return False
-    mantissa, _ = math.frexp(edge)
-    return (mantissa * 8).is_integer()
 
 
 def _encoded(value: Any) -> Any:

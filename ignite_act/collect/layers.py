@@ -66,15 +66,14 @@ def find_layers(model: nn.Module, patterns: tuple[Pattern, ...] | None) -> Layer
     Without patterns these are the tensors of two or more dimensions; FSDP's flat pieces count with the dimensions that
     they had. A tied weight is one layer with the first of its names, and is chosen by each of them.
     """
-    layers, pieces, names = Layers(), flat_pieces(model), parameter_names(model)
-    labels: dict[int, list[Label]] = {}
-    modules = dict(model.named_modules(remove_duplicate=False))
+    layers, pieces = Layers(), flat_pieces(model)
+    labels = _labels(model) if patterns else {}
     vectors: dict[str, str] = {}
     told: set[int] = set()  # parameters that have a row or a reason
     for full_name, parameter in model.named_parameters():
         layers.parameters.add(id(parameter))
         layer = clean(full_name).removesuffix(".weight")
-        own = labels[id(parameter)] = _labels(names.get(id(parameter), []), modules)
+        own = labels.get(id(parameter), [])
         lazy, piece = isinstance(parameter, UninitializedParameter), pieces.get(id(parameter))
         layers.lazy = layers.lazy or lazy
         dimensions = len(piece.shape) if piece is not None else 0 if lazy else parameter.ndim
@@ -118,15 +117,18 @@ def why_unseen(parameter: nn.Parameter, layer: Layer, nobody: str) -> str:
     return "it had no gradient when an optimizer that owns it made a step, or no such optimizer did"
 
 
-def _labels(names: list[Label], modules: dict[str, nn.Module]) -> list[Label]:
-    """Every name of a parameter, of its owner, and of the layer that a parametrisation makes it a part of."""
-    labels = []
-    for full_name, owner in names:
-        name = clean(full_name)
-        labels += [(name.removesuffix(".weight"), owner), (name, owner)]
-        parametrized = full_name.partition(".parametrizations.")[0]
-        if parametrized != full_name and parametrized in modules:
-            labels.append((clean(parametrized), type(modules[parametrized])))
+def _labels(model: nn.Module) -> dict[int, list[Label]]:
+    """Every name of each parameter, of its owner, and of the layer that a parametrisation makes it a part of."""
+    modules = dict(model.named_modules(remove_duplicate=False))
+    labels: dict[int, list[Label]] = {}
+    for key, names in parameter_names(model).items():
+        own = labels[key] = []
+        for full_name, owner in names:
+            name = clean(full_name)
+            own += [(name.removesuffix(".weight"), owner), (name, owner)]
+            parametrized = full_name.partition(".parametrizations.")[0]
+            if parametrized != full_name and parametrized in modules:
+                own.append((clean(parametrized), type(modules[parametrized])))
     return labels
 
 

@@ -24,7 +24,7 @@ from ignite_act.collect.passes import ModelCall, PassCollector, Place, is_sample
 from ignite_act.collect.torch_internals import backward_number, is_distributed, why_unreadable, without_functions
 from ignite_act.guard import guarded
 from ignite_act.stats.guesses import TINY
-from ignite_act.stats.likelihood import Likelihood, as_rows
+from ignite_act.stats.likelihood import ANYWHERE, NAMES, Likelihood, as_rows
 
 ROW = "output"
 _KEEPING = ("NativeDropout", "Mul", "MaxPool", "AvgPool", "AdaptiveAvgPool", "AdaptiveMaxPool", "Mean")
@@ -70,18 +70,16 @@ class _Head:
         """What is known of the loss, and the axis of the classes that it goes with."""
         computed = {axis: item.compute() for axis, item in self.likelihoods.items()}
         axis = max(computed, key=lambda axis: _certainty(computed[axis]), default=-1)
-        return computed.get(axis, Likelihood(1).compute()), axis
+        return computed.get(axis) or dict.fromkeys(NAMES), axis
 
-    @property
-    def rank(self) -> tuple[bool, int]:
-        """How much speaks for this being the output that is judged: the loss reads it, and can be told."""
-        return self.read > 0, _certainty(self.loss()[0]) if self.read else 0
+    def row(self, loss: dict[str, Any], axis: int) -> dict[str, Any]:
+        """The numbers of this output; see `OutputCollector`.
 
-    def row(self) -> dict[str, Any]:
-        """The numbers of this output; see `OutputCollector`."""
+        Args:
+            loss, axis: see `loss`.
+        """
         kept = [seen for seen in self.seen if seen.shape == self.seen[-1].shape]
         seen = torch.stack([item.cpu() for item in kept])  # (forwards, axes, numbers)
-        loss, axis = self.loss()
         if self.facts.distance:
             loss = loss | _NO_LIKELIHOOD
         index = 1 if axis == 1 and seen.shape[1] > 1 else 0
@@ -287,7 +285,7 @@ class OutputCollector(PassCollector):
         if place not in found.read:
             return
         head.read += 1
-        reach = _REACH.get(head.function, (-math.inf, math.inf))
+        reach = _REACH.get(head.function, ANYWHERE)
         for axis, values in rows.items():
             known = head.likelihoods.setdefault(axis, Likelihood(values.shape[1]))
             if known.units == values.shape[1]:
@@ -317,14 +315,16 @@ class OutputCollector(PassCollector):
         heads = {place: head for place, head in self._heads.items() if head.seen}
         if not heads:
             return {}
-        main = max(heads, key=lambda place: heads[place].rank)
-        others = {place: head.row() for place, head in heads.items() if head.read and place != main}
+        losses = {place: head.loss() for place, head in heads.items()}
+        # The one that is judged: the loss reads it, and can be told.
+        main = max(heads, key=lambda place: (heads[place].read > 0, _certainty(losses[place][0])))
+        others = {place: head.row(*losses[place]) for place, head in heads.items() if head.read and place != main}
         rate, dropout = max(((m.p, name) for name, m in self.model.named_modules() if isinstance(m, _DropoutNd)),
                             default=(0.0, ""))  # fmt: skip
         return {
             ROW: {
                 "place": main,
-                **heads[main].row(),
+                **heads[main].row(*losses[main]),
                 "hidden_softmax": self._hidden_softmax,
                 "dropout": float(rate),
                 "dropout_layer": clean(dropout),

@@ -70,8 +70,8 @@ class PassTap:
         self._owner: Callable[[], nn.Module | None] = _nobody  # whose call it is
         self._inside = False  # whether anything was seen inside of it
         self._wholes: dict[int, weakref.ref[nn.Module]] = {}
-        self.compiled = ""
-        """Why calls inside of the model could not be seen; empty if they can."""
+        self._compiled = ""
+        self._expired = False
         self._unwatch: Callable[[], object] | None = None
 
     @classmethod
@@ -86,7 +86,7 @@ class PassTap:
         """Begins to tell an observer."""
         if all(own() is not observer for own in self._observers):
             self._observers.append(weakref.ref(observer, self._lose))
-        self.survey()
+        self.expire()
         if self._unwatch is None:
             self._unwatch = hooks.watch(self)
 
@@ -115,16 +115,27 @@ class PassTap:
             if observer is not None:
                 observer.give_up(what, reason)
 
-    def survey(self) -> None:
-        """Looks at the model's modules anew."""
-        model = self._model()
+    @property
+    def compiled(self) -> str:
+        """Why calls inside of the model could not be seen; empty if they can."""
+        if self._expired:
+            self._survey()
+        return self._compiled
+
+    def expire(self) -> None:
+        """Makes the next call look at the model's modules anew: once, however many observers begin a window."""
         self._end_pass()
+        self._expired = True
+
+    def _survey(self) -> None:
+        model = self._model()
+        self._expired = False
         self._places, self._inner = {}, set()
         self._wholes = {id(part): weakref.ref(part) for part in _whole_parts(model)} if model is not None else {}
-        self.compiled = ""
+        self._compiled = ""
         shapes = {key: len(piece.shape) for key, piece in flat_pieces(model).items()} if model is not None else {}
         for module, names in module_names(model).items() if model is not None else ():
-            own = [parameter for parameter in module.parameters(recurse=False) if _known(parameter)]
+            own = [own for own in module._parameters.values() if own is not None and _known(own)]
             has_weight = any(shapes.get(id(parameter), parameter.ndim) > 1 for parameter in own)
             single = next(module.children(), None) is None
             has_weight = has_weight and (single or module is not model)  # the model's output is told of anyway
@@ -134,25 +145,30 @@ class PassTap:
             if module is not model and id(module) not in self._wholes and compiled_module(module) is None:
                 self._inner.add(id(module))
             if compiles_itself(module) or compiled_module(module) is not None:
-                self.compiled = "it is compiled (torch.compile): calls inside are not seen"
+                self._compiled = "it is compiled (torch.compile): calls inside are not seen"
 
     def enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         """A forward begins; only one of the whole model matters."""
+        if self._expired:
+            self._survey()
         if self.in_pass and id(module) in self._inner:
             return
         if not self._begins_pass(module) or is_recomputing():
             return
-        self._live, self.in_pass, self._closely = self._wanting(module), True, ()
-        self._owner, self._inside = weakref.ref(module), False
-        for observer in self._live:
-            try:
-                if observer.begin_pass():
-                    self._closely += (observer,)
-            except Exception as error:
-                report_failure(observer, "some forwards", error)
+        with without_functions():
+            self._live, self.in_pass, self._closely = self._wanting(module), True, ()
+            self._owner, self._inside = weakref.ref(module), False
+            for observer in self._live:
+                try:
+                    if observer.begin_pass():
+                        self._closely += (observer,)
+                except Exception as error:
+                    report_failure(observer, "some forwards", error)
 
     def leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> None:
         """A module has been called; after an exception nothing came out."""
+        if self._expired:
+            self._survey()
         owns_pass = self.in_pass and self._owner() is module
         place = self._place_of(module, owns_pass=owns_pass)
         if place is None or is_recomputing():
@@ -160,7 +176,7 @@ class PassTap:
         if owns_pass:
             observers = self._live
             if self._is_compiled(module) and not self._inside:
-                self.compiled = "the model is compiled (torch.compile): calls inside are not seen"
+                self._compiled = "the model is compiled (torch.compile): calls inside are not seen"
             self._end_pass()
         else:
             # Parts of a model may be called by themselves.
@@ -252,8 +268,9 @@ class PassCollector(Collector):
     def wants_pass(self, kind: int) -> bool:
         """Whether a forward belongs to the window, which holds those of the highest kind (`forward_kind`)."""
         if kind > self._kind:
+            if self._kind != NOTHING_YET:
+                self._forget()
             self._kind = kind
-            self._forget()
         return kind == self._kind
 
     def after(self, place: Place, given: Tensor | None, result: Tensor | None, call: ModelCall | None) -> None:
@@ -295,7 +312,7 @@ class PassCollector(Collector):
         self._kind = NOTHING_YET
         self._skipped: dict[str, str] = {}
         if self.started:
-            self._pass_tap.survey()
+            self._pass_tap.expire()
 
     def _hold(self) -> Callable[[], object]:
         return hooks.hold(self)
@@ -321,11 +338,10 @@ def is_sample(count: int) -> bool:
 
 def _whole_parts(model: nn.Module) -> Iterator[nn.Module]:
     """The parts of a model that own all of its weights, from the outside in."""
-    weights = {id(parameter) for parameter in model.parameters()}
+    weights = set(map(id, model.parameters()))
     part: nn.Module | None = model if weights else None
     while part is not None:
-        children = part.children()
-        part = next((child for child in children if {id(own) for own in child.parameters()} == weights), None)
+        part = next((child for child in part.children() if weights == set(map(id, child.parameters()))), None)
         if part is not None:
             yield part
 

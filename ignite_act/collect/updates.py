@@ -348,7 +348,7 @@ class UpdateCollector(PassCollector):
 
     def _begin(self) -> None:
         super()._begin()
-        owners = {id(p): module for module in self.model.modules() for p in module.parameters(recurse=False)}
+        owners = {id(p): module for module in self.model.modules() for p in module._parameters.values()}
         known = find_layers(self.model, None).chosen
         self._layers = {
             known[id(parameter)].name: _Layer(

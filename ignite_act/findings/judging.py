@@ -36,11 +36,13 @@ def judge(
     if not reports:
         return ()
     thresholds, owner = thresholds or Thresholds(), owner or _Nobody()
-    found = _apply(["nonfinite"], History(reports, thresholds, ended), owner)
+    history = History(reports, thresholds, ended)
+    found = _apply(["nonfinite"], history, owner)
     sound = _before_nan(reports, found)
     if sound:
-        others = [kind for kind in RULES if kind != "nonfinite"]
-        found += _apply(others, History(sound, thresholds, ended and len(sound) == len(reports)), owner)
+        if sound is not reports:
+            history = History(sound, thresholds, ended and len(sound) == len(reports))
+        found += _apply([kind for kind in RULES if kind != "nonfinite"], history, owner)
     return in_order(found)
 
 

@@ -40,15 +40,15 @@ def fits(z: Tensor, g: Tensor) -> Tensor:
     size = g.abs().amax().clamp(min=TINY)
     signed = torch.stack([g, -g]) / size  # a squared gradient of 1e-30 would be 0
     there = (signed[0].abs().amax(1) > 1e-6).to(g.dtype)  # rows that are ignored or have no error have no direction
-    pairs = [gradient(z.expand_as(signed), signed) for gradient in _GRADIENTS]
-    guess = torch.stack([own for own, _ in pairs]) * there.unsqueeze(1)
-    given = torch.stack([own for _, own in pairs])
+    softmax, given = _softmax(z, signed)
+    guess = torch.stack([softmax, _nll(signed), *_of_units(z, signed)]) * there.unsqueeze(1)
+    given = torch.stack([given, signed, signed, signed])
     largest = guess.abs().amax((2, 3), keepdim=True).clamp(min=TINY)
     guess = guess / largest
-    dot, own, other = (guess * given).sum(3), guess.square().sum(3), given.square().sum(3)
+    dot, own, other = by_rows = torch.stack([guess * given, guess.square(), given.square()]).sum(4)
     by_row = (dot / (own * other).sqrt().clamp(min=1e-20) * there).sum(2) / there.sum().clamp(min=1)
-    own, other = own.sum(2), other.sum(2)
-    together = dot.sum(2) / (own * other).sqrt().clamp(min=1e-20)
+    dot, own, other = by_rows.sum(3)
+    together = dot / (own * other).sqrt().clamp(min=1e-20)
     scale = (other.clamp(min=1e-30) / own.clamp(min=1e-30)).log() / 2 + size.log() - largest[:, :, 0, 0].log()
     result = torch.stack([torch.cat([by_row[:2], together[2:]]), together, scale])
     if z.shape[1] == 1:
@@ -82,7 +82,7 @@ def sign_of(cosines: Tensor, *scales: Tensor) -> tuple[int, bool]:
 
 
 def classes_of(p: Tensor, g: Tensor) -> Tensor:
-    """The class that each row of a gradient ``(..., units)`` pushes up; the predicted one where it pushes none.
+    """The class that each row of a gradient ``(2, rows, units)`` pushes up; the predicted one where it pushes none.
 
     A sure and right row has a gradient of 0 at its class once 1 - p is rounded, and the others may underflow.
     """
@@ -92,35 +92,30 @@ def classes_of(p: Tensor, g: Tensor) -> Tensor:
 
 def _softmax(z: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
     """The guess and the gradient; of rows that are sure, 1 - p at the class is taken from the other classes."""
-    if z.shape[-1] < 2:
-        return torch.zeros_like(z), g
-    p = torch.softmax(z[0], 1).expand_as(z)
+    if z.shape[1] < 2:
+        return torch.zeros_like(g), g
+    p = torch.softmax(z, 1)
     at = classes_of(p, g).unsqueeze(-1)
-    p = p.scatter(-1, at, 0.0)  # so that no 1 - p is rounded
+    p = p.expand_as(g).scatter(-1, at, 0.0)  # so that no 1 - p is rounded
     rest = p.sum(-1, keepdim=True)
     own = g.gather(-1, at)
     given = g.scatter(-1, at, torch.where(rest < _SURE, own - g.sum(-1, keepdim=True), own))
     return p.scatter(-1, at, -rest), given
 
 
-def _nll(z: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+def _nll(g: Tensor) -> Tensor:
     """0 where the others are not alike, as they are without and with label smoothing, but not in a squared error."""
-    if z.shape[-1] < 2:
-        return torch.zeros_like(z), g
+    if g.shape[-1] < 2:
+        return torch.zeros_like(g)
     lowest, at = g.min(-1, keepdim=True)
     low, high = g.scatter(-1, at, math.inf).amin(-1, True), g.scatter(-1, at, -math.inf).amax(-1, True)
     top = lowest.abs()
     alike = (high <= 1e-6 * top) & (high - low <= 1e-3 * top)
-    return torch.zeros_like(g).scatter(-1, at, -1.0) * alike, g
+    return torch.zeros_like(g).scatter(-1, at, -1.0) * alike
 
 
-def _sigmoid(z: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    return (torch.sigmoid(z) - (g < 0).to(z.dtype)) * (g != 0), g
-
-
-def _bce(z: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+def _of_units(z: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """The guesses that each unit has a target of its own: of logits, and of probabilities."""
+    target, there = (g < 0).to(z.dtype), g != 0
     inside = ((z >= 0) & (z <= 1)).all()
-    return inside * (z - (g < 0).to(z.dtype)) / (z * (1 - z)).clamp(min=1e-12) * (g != 0), g
-
-
-_GRADIENTS = (_softmax, _nll, _sigmoid, _bce)  # of the guesses, given both signs of the gradient ``(2, rows, units)``
+    return (torch.sigmoid(z) - target) * there, inside * (z - target) / (z * (1 - z)).clamp(min=1e-12) * there

@@ -10,7 +10,6 @@ be, by which it is recognised.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +21,7 @@ from ignite_act.stats.guesses import FITS, GUESSES, TINY, Guess, fits, zero_sum
 from ignite_act.stats.recognition import entropy, recognise
 from ignite_act.stats.targets import Rows, by_class, mean_losses, read, soften
 
-__all__ = ["FITS", "GUESSES", "MOST", "NAMES", "Guess", "Likelihood", "as_rows", "entropy", "fits"]
+__all__ = ["ANYWHERE", "FITS", "GUESSES", "MOST", "NAMES", "Guess", "Likelihood", "as_rows", "entropy", "fits"]
 
 NAMES = (
     "loss_applies", "maximised", "constant_loss", "first_loss", "mean_loss", "accuracy", "majority",
@@ -31,6 +30,7 @@ NAMES = (
 )  # fmt: skip
 MOST = 1 << 18
 """Values of an output that are looked at."""
+ANYWHERE = (-math.inf, math.inf)
 _MEAN = 0.02
 """How far the weights may be from adding up to 1, as a logarithm, where it decides whether rows that are sure count."""
 
@@ -118,7 +118,8 @@ class Likelihood(Statistic):
         self.heard = self.heard + (seen > 0)
         self.rows = self.rows + seen
         self.off_zero_sum = self.off_zero_sum + zero_sum(g) * (seen > 0)
-        self.off_log = self.off_log + torch.logsumexp(z, 1).abs().mean()
+        level = torch.logsumexp(z, 1)
+        self.off_log = self.off_log + level.abs().mean()
         self.blocked = self.blocked + ((z == 0) & (g > 0)).float().mean()
         sizes = g.abs()
         smallest = torch.where(sizes > 0, sizes, math.inf).amin()
@@ -129,33 +130,25 @@ class Likelihood(Statistic):
         self._update_squared(z, g, elements, reach)
         self._count(rows, scale)
         if self.units > 2:
-            self._soften(z, g, rows, scale)
+            self._soften(z, g, level, rows.there, scale)
 
     def _update_squared(self, z: Tensor, g: Tensor, elements: int, reach: tuple[float, float]) -> None:
         """Values that have no gradient have no target, except for zeros that a ReLU met."""
         known = (g != 0) | (z == 0)
-        half = elements / 2 * known.float().mean()
-        targets = torch.stack([z - g * half, z + g * half])
         number = known.sum()
-        squared = (g * half).square().sum() / number
-        low, high = reach
-        slack = 1e-2 * (
-            torch.where(known, targets[0], -math.inf).amax() - torch.where(known, targets[0], math.inf).amin()
-        )
-        outside = ((targets[0] < low - slack) | (targets[0] > high + slack)) & known
+        error = g * (elements / 2 * number / max(z.numel(), 1))
+        targets = torch.stack([z - error, z + error])
         if self.steps == 1:
-            self.first_squared, self.first_linear = squared, (z * g).sum()
+            self.first_squared, self.first_linear = error.square().sum() / number, (z * g).sum()
         if self.units == 1 and len(z) > 2:
             self.apart = self.apart + targets[0].var() / z.var().clamp(min=TINY)
-        self.beyond = self.beyond + outside.sum() / number.clamp(min=1)
+        if reach != ANYWHERE:
+            self.beyond = self.beyond + _outside(targets[0], known, reach) / number.clamp(min=1)
         targets = torch.where(known, targets, 0.0).double()
         self.sums = self.sums + torch.stack([targets.sum(1), targets.square().sum(1)], 1)
         self.samples = self.samples + known.sum(0)
 
     def _count(self, rows: Rows, scale: float) -> None:
-        def classes_of(values: Tensor) -> Tensor:
-            return by_class(values, rows.target, max(self.units, 2))
-
         there = rows.there.expand(2, 2, -1)
         heard = rows.there.any()
         without, sure = (rows.weight * there).sum(2), (rows.weight * rows.sure).sum(2)
@@ -166,49 +159,48 @@ class Likelihood(Statistic):
         if self.steps == 1:
             self.first_losses = loss
         self.losses = self.losses + torch.where(heard, loss, 0.0)
-        self.counts = self.counts + classes_of(there)[0]
-        self.sures = self.sures + classes_of(among & ~there)
+        weighted = rows.weight * among
+        seen, known, weights = by_class([there, among, weighted], rows.target, max(self.units, 2))
+        self.counts = self.counts + seen[0]
+        self.sures = self.sures + (known - seen)
         self.doubts = self.doubts + torch.where(counted | (off < _MEAN), 0, rows.sure.sum(2)) * heard
-        mean = (rows.weight * among).sum(2) / (among & (rows.weight > 0)).sum(2).clamp(min=1)
-        self.weighted = self.weighted + classes_of(rows.weight * among) / mean.clamp(min=TINY).unsqueeze(2)
+        mean = weighted.sum(2) / (weighted > 0).sum(2).clamp(min=1)
+        self.weighted = self.weighted + weights / mean.clamp(min=TINY).unsqueeze(2)
         self.right = self.right + (rows.right & among).sum(2)
-        self.within = self.within + _within(classes_of(among))
-        self.misfit = self.misfit + (rows.misfit * rows.clear).sum(2) / rows.clear.sum(2).clamp(min=1)
-        self.uneven = self.uneven + (rows.uneven * rows.clear).sum(2) / rows.clear.sum(2).clamp(min=1)
+        self.within = self.within + _within(known)
         self.off_mean = self.off_mean + torch.where(heard, torch.minimum(off, off_with), 0.0)
-        self._relate(rows, classes_of)
+        self._relate(rows)
 
-    def _relate(self, rows: Rows, classes_of: Callable[[Tensor], Tensor]) -> None:
+    def _relate(self, rows: Rows) -> None:
         """How the weights differ within classes, and whether they go with the confidence of the network."""
-        keep = rows.clear.float()
-        number = keep.sum(2)
-        log = torch.where(rows.clear, rows.weight.clamp(min=TINY).log(), 0.0)
-        overall = (log - (log.sum(2) / number.clamp(min=1)).unsqueeze(2)) * keep
-        of_class = classes_of(keep)
-
-        def centred(values: Tensor) -> Tensor:
-            means = classes_of(values * keep) / of_class.clamp(min=1)
-            return (values - means.gather(2, rows.target.expand(2, -1, -1))) * keep
-
-        own, lever = centred(log), centred((1 - rows.confidence).clamp(min=TINY).log())
-        freedom = number - (of_class > 0).sum(2)
-        spreads = [overall.square().sum(2), number - 1, own.square().sum(2), freedom, lever.square().sum(2)]
-        self.spreads = self.spreads + torch.stack(spreads, 2).clamp(min=0)
-        x = rows.confidence
-        columns = torch.stack([keep, x * keep, x.square() * keep, own], 3).double()
+        keep, x = rows.clear.float(), rows.confidence
+        log, lever = torch.stack([rows.weight, 1 - x]).clamp(min=TINY).log()
+        values = torch.stack([log, lever, rows.misfit, rows.uneven, torch.ones_like(x), x, x.square()]) * keep
+        sums = values[:5].sum(3)
+        number = sums[4]
+        most = number.clamp(min=1)
+        self.misfit = self.misfit + sums[2] / most
+        self.uneven = self.uneven + sums[3] / most
+        of_class = by_class([values[0], values[1], keep], rows.target, max(self.units, 2))
+        means = of_class[:2] / of_class[2].clamp(min=1)
+        within = (values[:2] - means.gather(3, rows.target.expand_as(values[:2]))) * keep
+        overall = (values[:1] - (sums[:1] / most).unsqueeze(3)) * keep
+        spread, own, of_lever = torch.cat([overall, within]).square().sum(3)
+        freedom = number - (of_class[2] > 0).sum(2)
+        self.spreads = self.spreads + torch.stack([spread, number - 1, own, freedom, of_lever], 2).clamp(min=0)
+        columns = torch.stack([keep, *values[5:], within[0]], 3).double()
         self.moments = self.moments + columns.mT @ columns
 
-    def _soften(self, z: Tensor, g: Tensor, rows: Rows, scale: float) -> None:
-        found = soften(z, g, rows.there, scale)
-        numbers = torch.stack([found.misfit, found.floor, found.mixed, found.loss], 1)
-        targets = found.targets
+    def _soften(self, z: Tensor, g: Tensor, level: Tensor, there: Tensor, scale: float) -> None:
+        found = soften(z, g, level, there, scale)
+        targets, numbers = found.targets, found.numbers
         largest = targets.argmax(2)
-        right = ((z.argmax(1) == largest) & rows.there).sum(1)
+        right = ((z.argmax(1) == largest) & there).sum(1)
         counts = torch.zeros(2, self.units, device=z.device)
-        counts = counts.scatter_add_(1, largest, rows.there.float().expand(2, -1))
+        counts = counts.scatter_add_(1, largest, there.float().expand(2, -1))
         if self.steps == 1:
             self.soft_first = numbers[:, 3]
-        self.soft = self.soft + torch.where(rows.there.any(), numbers, 0.0)
+        self.soft = self.soft + torch.where(there.any(), numbers, 0.0)
         self.soft_sums = self.soft_sums + torch.stack([targets.sum(1), targets.square().sum(1)], 1)
         self.soft_counts = self.soft_counts + counts
         self.soft_right = self.soft_right + right
@@ -229,10 +221,17 @@ class Likelihood(Statistic):
         result: dict[str, Any] = dict.fromkeys(NAMES)
         if not self.steps:
             return result
-        state = {name: torch.as_tensor(value) for name, value in self.state_dict().items()}
+        state = {name: torch.as_tensor(value, device="cpu") for name, value in vars(self).items()}
         result |= recognise(self.units, self.steps, self.firsts, state)
         return {name: None if isinstance(value, float) and not math.isfinite(value) else value
                 for name, value in result.items()}  # fmt: skip
+
+
+def _outside(targets: Tensor, known: Tensor, reach: tuple[float, float]) -> Tensor:
+    """How many of the known targets are clearly out of reach: ``()``."""
+    low, high = reach
+    slack = 1e-2 * (torch.where(known, targets, -math.inf).amax() - torch.where(known, targets, math.inf).amin())
+    return (((targets < low - slack) | (targets > high + slack)) & known).sum()
 
 
 def _within(counts: Tensor) -> Tensor:

@@ -245,7 +245,6 @@ class _Known:
 
 def entropy(counts: Tensor) -> float:
     """Entropy in nats of the classes behind counts ``(classes,)``, corrected for few samples (Miller 1955)."""
-    seen = counts[counts > 0].double()
-    total = seen.sum()
-    shares = seen / total
-    return float(-(shares * shares.log()).sum() + (len(seen) - 1) / (2 * total))
+    counts = torch.where(counts > 0, counts, 0.0).double()
+    total = counts.sum()
+    return float(torch.special.entr(counts / total).sum() + ((counts > 0).sum() - 1) / (2 * total))

@@ -69,11 +69,12 @@ def read(z: Tensor, g: Tensor) -> Rows:
     Args:
         z, g: outputs and their gradient, ``(rows, units)``.
     """
-    there = g.abs().amax(1) > 0
+    sizes = g.abs().amax(1)
+    there = sizes > 0
     signed = torch.stack([g, -g])
     row = (_of_classes if z.shape[1] > 1 else _of_one_unit)(z, signed)
-    numbers = (torch.stack(list(pair)) for pair in row[1:])
-    weight, loss, right, confidence, misfit, uneven, rest, grain = torch.stack(list(numbers)).nan_to_num()
+    numbers = torch.stack([item for pair in row[1:] for item in pair]).nan_to_num()
+    weight, loss, right, confidence, misfit, uneven, rest, grain = numbers.unflatten(0, (-1, 2))
     target = row[0][0]
     smallest = torch.where((g.half().float() == g).all(), _HALF, TINY)
     clear = there & (weight * rest > 256 * smallest) & (rest > 256 * grain)
@@ -81,30 +82,34 @@ def read(z: Tensor, g: Tensor) -> Rows:
     usual = own.sum(2, keepdim=True) / clear.sum(2, keepdim=True).clamp(min=1)
     vanishes = (torch.where(usual > 0, usual, 1 / len(z)) * rest < smallest) | (rest < grain)
     sure = ~there & vanishes
-    classes = max(z.shape[1], 2)
-    number = by_class(clear, target, classes)
-    of_class = torch.where(number > 0, by_class(own, target, classes) / number.clamp(min=1), usual)
+    number, total = by_class([clear, own], target, max(z.shape[1], 2))
+    of_class = torch.where(number > 0, total / number.clamp(min=1), usual)
     filled = of_class.gather(2, target.expand(2, -1, -1)) * (there & (weight > 0) | sure)
-    nonfinite = z.isnan().any() | ~g.isfinite().all()
+    nonfinite = z.amax().isnan() | ~sizes.amax().isfinite()
     loss = torch.where(nonfinite, torch.nan, loss)
     weight = torch.where(clear, weight, filled)
     return Rows(there, weight, loss, target, right > 0, confidence, misfit, uneven, sure, clear)
 
 
-def by_class(values: Tensor, target: Tensor, classes: int) -> Tensor:
-    """Sums ``(2, 2, classes)`` of values ``(2, 2, rows)`` over the rows of each class, given ``(2, rows)``."""
-    total = torch.zeros(2, 2, classes, device=values.device)
-    return total.scatter_add_(2, target.expand(2, -1, -1), values.float())
+def by_class(values: Sequence[Tensor], target: Tensor, classes: int) -> Tensor:
+    """Sums ``(len(values), 2, 2, classes)`` of values ``(2, 2, rows)`` over the rows of each class.
+
+    Args:
+        target: ``(2, rows)``, the class of each row by either sign.
+    """
+    every = torch.stack([item.float() for item in values])
+    total = torch.zeros(*every.shape[:3], classes, device=every.device)
+    return total.scatter_add_(3, target.expand_as(every), every)
 
 
 def _of_classes(z: Tensor, g: Tensor) -> Sequence[Sequence[Tensor]]:
     """Target, then weight, loss, right, confidence, misfit, uneven, probability of the others, grain."""
-    p = torch.softmax(z, 1).expand_as(g)
+    p = torch.softmax(z, 1)
     y = classes_of(p, g)
     at = y.unsqueeze(2)
     right = (z.argmax(1) == y).to(z.dtype)
     log_p = torch.log_softmax(z, 1).expand_as(g).gather(2, at)[:, :, 0]
-    p = p.scatter(2, at, 0.0)
+    p = p.expand_as(g).scatter(2, at, 0.0)
     rest = p.sum(2)
     weight = g.scatter(2, at, 0.0).sum(2) / rest.clamp(min=TINY)
     left = (g / weight.unsqueeze(2) - p).square() / p.clamp(min=1e-30)
@@ -114,16 +119,17 @@ def _of_classes(z: Tensor, g: Tensor) -> Sequence[Sequence[Tensor]]:
     push = g.clamp(max=0)
     pushed = -push.sum(2)
     own = z.expand_as(g).gather(2, at)[:, :, 0]
+    none, one = torch.zeros_like(rest), torch.ones_like(rest)
     return (
         (y,),
         (weight, pushed),
         (-log_p, (push * z.clamp(min=torch.finfo(z.dtype).min)).sum(2) / pushed),
         (right, right),
         (log_p.exp(), own.exp()),
-        (misfit, torch.zeros_like(misfit)),
-        (uneven, torch.ones_like(misfit)),
-        (rest, torch.full_like(rest, torch.inf)),  # the gradient of a log-probability does not underflow
-        (torch.zeros_like(rest), torch.zeros_like(rest)),
+        (misfit, none),
+        (uneven, one),
+        (rest, one * torch.inf),  # the gradient of a log-probability does not underflow
+        (none, none),
     )
 
 
@@ -155,69 +161,68 @@ class Soft:
 
     Attributes:
         targets: ``(2, rows, units)``; rows without a gradient have none.
-        floor: target of the classes that a row is not of.
-        misfit: mean squared deviation of the others from the floor, relative to their probabilities; infinite if there
-            are no such targets.
-        mixed: mean of what the largest target lacks to be the only one above the floor.
-        loss: mean over the rows with a gradient.
+        numbers: ``(2, 4)``: mean squared deviation of the classes that a row is not of from the floor, relative to
+            their probabilities, infinite if there are no such targets; the floor, which is their target; mean of what
+            the largest target lacks to be the only one above the floor; mean loss of the rows with a gradient.
     """
 
     targets: Tensor
-    floor: Tensor
-    misfit: Tensor
-    mixed: Tensor
-    loss: Tensor
+    numbers: Tensor
 
 
-def soften(z: Tensor, g: Tensor, there: Tensor, scale: float) -> Soft:
+def soften(z: Tensor, g: Tensor, level: Tensor, there: Tensor, scale: float) -> Soft:
     """The targets if all rows have the same weight and most classes of a row the same target.
 
     The weight is that of a mean over the rows, or it follows from a straight line; whichever leaves less over.
 
     Args:
         z, g: outputs and their gradient, ``(rows, units)``, of at least three units.
+        level: ``(rows,)``, the logarithm of the sum of the outputs' exponentials.
         there: ``(rows,)``, whether the row has a gradient.
         scale: rows of the whole output, of which there may be more, over these.
     """
-    signed, p, keep, units = torch.stack([g, -g]), torch.softmax(z, 1), there.to(z.dtype), z.shape[1]
-    seen = keep.sum().clamp(min=1)
+    signed, p, units = torch.stack([g, -g]), torch.softmax(z, 1), z.shape[1]
+    seen = there.sum().clamp(min=1)
+    share = there / seen
 
     def mean(values: Tensor) -> Tensor:
-        return (values * keep).sum(-1) / seen
+        return (values * share).sum(-1)
 
-    x, y = _of_no_row(p, signed)
-    dx, dy = x - mean(x).unsqueeze(2), y - mean(y).unsqueeze(2)
-    spread = mean(dx.square())  # (lines, 2)
-    slopes = torch.cat([(seen * scale).expand(1, 2), spread / mean(dx * dy)])  # (1 + lines, 2)
+    points = _of_no_row(p, signed)
+    x, y = points
+    centred = points - mean(points).unsqueeze(3)
+    spread, product = mean(centred[0] * centred)  # (lines, 2)
+    slopes = torch.cat([(seen * scale).expand(1, 2), spread / product])  # (1 + lines, 2)
     floors = mean(x[-1] - slopes.unsqueeze(2) * y[-1])
     targets = p - slopes[:, :, None, None] * signed
     largest, outside = targets.topk(2, 3)
     outside = outside[:, :, :, : 1 if units == 3 else 2]
-    size = mean(p.expand_as(targets).scatter(3, outside, 0.0).square().sum(3))
-    off = mean((targets - floors[:, :, None, None]).scatter(3, outside, 0.0).square().sum(3))
-    size = torch.cat([size[:1] + 1e-4 * floors[:1].square(), size[1:]])
-    told = spread > torch.maximum(0.05 * mean(x.square()), 1e-4 * floors[1:].square())
-    told = torch.cat([torch.ones_like(told[:1]), told])
+    inside = torch.stack([p.expand_as(targets), targets - floors[:, :, None, None]])
+    size, off = mean(inside.scatter(4, outside.expand(2, -1, -1, -1, -1), 0.0).square().sum(4))
+    small = 1e-4 * floors.square()
+    size[:1] += small[:1]
     top = 1 - (units - 1) * floors
-    share = floors * units
-    above = mean((largest[:, :, :, 0] > top.unsqueeze(2) + 0.02).to(z.dtype))
-    possible = told & (slopes > 0) & (share > -1e-3) & (share < 0.35) & (above < 1e-3)
+    spilled = floors * units
+    largest = largest[:, :, :, 0]
+    above = mean(largest > top.unsqueeze(2) + 0.02)
+    possible = (slopes > 0) & (spilled > -1e-3) & (spilled < 0.35) & (above < 1e-3)
+    possible[1:] &= spread > torch.maximum(0.05 * mean(x.square()), small[1:])
     misfit = torch.where(possible, off / size.clamp(min=TINY), torch.inf)
     best = torch.cat([misfit[:1] / 2, misfit[1:]]).argmin(0, keepdim=True)  # (1, 2); a mean, if it does as well
     wanted = targets.gather(0, best[:, :, None, None].expand(1, 2, *z.shape))[0]
     lowest = torch.finfo(z.dtype).min  # a class that is masked has no target
-    loss = mean(torch.logsumexp(z, 1) - (wanted * z.clamp(min=lowest)).sum(2))
-    mixed = top - mean(largest[:, :, :, 0])
-    floor, misfit, mixed = (values.gather(0, best)[0] for values in (floors, misfit, mixed))
-    return Soft(wanted * keep.unsqueeze(1), floor, misfit, mixed, loss)
+    loss = mean(level - (wanted * z.clamp(min=lowest)).sum(2))
+    mixed = top - mean(largest)
+    numbers = torch.stack([misfit, floors, mixed], 2).gather(0, best.unsqueeze(2).expand(-1, -1, 3))[0]
+    return Soft(wanted * there.unsqueeze(1), torch.cat([numbers, loss.unsqueeze(1)], 1))
 
 
-def _of_no_row(p: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    """Probability and gradient ``(lines, 2, rows)`` of a class that most likely is no target of its row.
+def _of_no_row(p: Tensor, g: Tensor) -> Tensor:
+    """Probability and gradient ``(2, lines, 2, rows)`` of a class that most likely is no target of its row.
 
     It is pushed down most among those that are not predicted; a row of two classes may predict both of them.
     """
     predicted = p.topk(min(2, p.shape[1] - 2), 1).indices.expand(len(g), -1, -1)
     free = [g.scatter(2, predicted[:, :, : last + 1], -torch.inf).argmax(2) for last in range(predicted.shape[2])]
     at = torch.stack(free, 2)
-    return p.expand_as(g).gather(2, at).permute(2, 0, 1), g.gather(2, at).permute(2, 0, 1)
+    return torch.stack([p.expand_as(g).gather(2, at), g.gather(2, at)]).permute(0, 3, 1, 2)
