@@ -40,6 +40,7 @@ pytestmark = [
 def plain_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Full precision on the GPU, and on the CPU the operations that every GPU takes."""
     monkeypatch.setattr(kernels, "compiled", lambda: None)
+    monkeypatch.setattr(kernels, "on_host", lambda tensor: False)
     kept = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     yield
