@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypedDict
@@ -136,7 +137,7 @@ class SignalCollector(PassCollector):
             return False
         if row in self._waiting:
             total = self._waiting[row].total
-            return total.is_cpu and not bool(total.isfinite())  # it is where every value is
+            return total.is_cpu and not math.isfinite(total.numpy())  # it is where every value is
         return row < self._sizes.rows and bool(self._sizes.is_broken(row))
 
     def _origin(self, name: str, module: nn.Module | None, given: Tensor | None) -> Origin:
