@@ -86,11 +86,13 @@ def browser():
     opened.quit()
 
 
-@pytest.fixture(params=["torch", "compiled"])
+@pytest.fixture(params=["torch", "gpu", "compiled"])
 def loops(request, monkeypatch):
-    """Measures with PyTorch's operations, and with compiled loops."""
-    if request.param == "torch":
+    """Measures with PyTorch's operations, with those that a GPU takes, and with compiled loops."""
+    if request.param != "compiled":
         monkeypatch.setattr(kernels, "compiled", lambda: None)
+        if request.param == "gpu":
+            monkeypatch.setattr(kernels, "on_host", lambda tensor: False)
     elif kernels.compiled() is None:
         pytest.skip("numba is not installed (the extra fast)")
     return request.param

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, NamedTuple, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,8 @@ from ignite_act.collect.backward import BackwardSignal
 from ignite_act.collect.passes import ModelCall, PassCollector, Place, is_sample
 from ignite_act.collect.torch_internals import local_part, why_unreadable
 from ignite_act.stats import ABSENT, Distribution, Magnitude, largest
-from ignite_act.stats.base import accumulator_dtype, on_device
+from ignite_act.stats.base import on_device
+from ignite_act.stats.magnitude import stacked, totals_and_maxima
 
 INPUT, OUTPUT = "input", "output"
 
@@ -33,6 +35,14 @@ class Origin(TypedDict):
     ahead: str
 
 
+class _Reading(NamedTuple):
+    """What one call put out: sum and maximum of the absolute values, as ``()``, and how many there are."""
+
+    total: Tensor
+    peak: Tensor
+    elements: int
+
+
 class SignalCollector(PassCollector):
     """Absolute values of the input, of every layer's output and of the model's, at every call.
 
@@ -49,7 +59,7 @@ class SignalCollector(PassCollector):
     """
 
     _names: dict[str, int]
-    _waiting: dict[int, Tensor]  # values of the forward under way that cannot be read in one pass
+    _waiting: dict[int, _Reading]  # values of the forward under way that cannot be read in one pass
     _first: Tensor | None  # largest values of the first forward
     _sizes: Magnitude | None
     _forwards: int
@@ -126,7 +136,8 @@ class SignalCollector(PassCollector):
         if row is None or self._sizes is None or name in self._origins:
             return False
         if row in self._waiting:
-            return self._waiting[row].is_cpu and not self._waiting[row].isfinite().all()
+            total = self._waiting[row].total
+            return total.is_cpu and not math.isfinite(total.numpy())  # it is where every value is
         return row < self._sizes.rows and bool(self._sizes.is_broken(row))
 
     def _origin(self, name: str, module: nn.Module | None, given: Tensor | None) -> Origin:
@@ -162,11 +173,10 @@ class SignalCollector(PassCollector):
         row = self._names.setdefault(name, len(self._names))
         if row < self._sizes.rows and self._sizes.read_one(row, values, self._iteration):
             return
-        values = values.detach()
         if row in self._waiting:
             self._take_in()
-        total = values.abs().sum(dtype=accumulator_dtype(values.device))
-        self._waiting[row] = torch.stack([total / values.numel(), largest(values).to(total.dtype)])
+        [(total, peak)] = totals_and_maxima([values])
+        self._waiting[row] = _Reading(total, peak, values.numel())
 
     def _take_in(self) -> None:
         """Adds the calls that are waiting."""
@@ -175,15 +185,15 @@ class SignalCollector(PassCollector):
         if len(self._names) > self._sizes.rows:  # layers that were not there when the window began
             known = self._sizes.rows
             self._sizes = self._sizes.rearranged([*range(known), *[None] * (2 * len(self._names) - known)])
-        *_, last = self._waiting.values()
-        values = torch.stack([own.to(last) for own in self._waiting.values()])
-        if self._sizes.total.device != values.device:
-            self._sizes.follow(values.device)
-        total = self._sizes.total
-        means, maxima = torch.full((2, len(total)), ABSENT, dtype=total.dtype, device=total.device)
-        rows = on_device(list(self._waiting), total.device)
-        means[rows], maxima[rows] = values[:, 0], values[:, 1]
-        self._sizes.update(means, maxima, self._iteration)
+        totals, peaks, sizes = zip(*self._waiting.values(), strict=True)
+        device = totals[-1].device
+        if self._sizes.total.device != device:
+            self._sizes.follow(device)
+        rows, elements = on_device([list(self._waiting), sizes], device)
+        numbers = torch.stack([stacked(totals, device) / elements, stacked(peaks, device).to(self._sizes.total.dtype)])
+        both = torch.full((2, len(self._sizes.total)), ABSENT, dtype=numbers.dtype, device=device)
+        both[:, rows] = numbers
+        self._sizes.update(both[0], both[1], self._iteration)
         self._waiting = {}
 
     def _room(self) -> int:

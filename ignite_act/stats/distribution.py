@@ -12,7 +12,7 @@ from torch import Tensor
 from ignite_act.activations import Interval
 from ignite_act.stats import kernels
 from ignite_act.stats.base import Statistic, accumulator_dtype, on_device
-from ignite_act.stats.histogram import FloatHistogram
+from ignite_act.stats.histogram import PIECE, FloatHistogram
 
 _SAMPLE = 4096
 """Values whose mean the sums are kept about."""
@@ -69,15 +69,11 @@ class Distribution(Statistic):
         """
         if values.numel() == 0:
             return
-        values = values.detach().to(self.dtype)
+        flat = in_memory_order(values.detach())
         if self._is_empty():
-            self.shift = _finite_mean(values.reshape(-1)[:_SAMPLE].to(self.sums.dtype))
-        loops = kernels.compiled() if kernels.fit(values) else None
-        if loops is not None:
-            self._update_by(loops, values)
-        else:
-            self._update(values)
-            self.histogram.update(values)
+            self.shift = _finite_mean(flat[:_SAMPLE].to(self.sums.dtype))
+        for piece in flat.split(PIECE):
+            self._update(piece.to(self.dtype))
         pre_activation, intervals = saturated if saturated is not None else (values, ())
         for interval in intervals:
             self.tallies[1] += count_inside(pre_activation.detach(), interval)
@@ -90,21 +86,23 @@ class Distribution(Statistic):
         low, high = self.extremes.numpy()
         return bool(low > high)
 
-    def _update_by(self, loops: kernels.Kernels, values: Tensor) -> None:
-        state = (self.sums.numpy(), self.extremes.numpy(), self.tallies.numpy(), self.histogram.counts.numpy())
-        loops.distribution(kernels.in_memory_order(values), self.shift.numpy().item(), self.histogram.drop, *state)
-
     def _update(self, values: Tensor) -> None:
-        centred = values.to(self.sums.dtype, copy=True)
-        centred = centred.sub_(self.shift).nan_to_num_(0.0, 0.0, 0.0).reshape(-1)
+        """Adds at most `PIECE` values ``(n,)`` of the distribution's own type."""
+        loops = kernels.compiled() if kernels.fit(values) else None
+        if loops is not None:
+            state = (self.sums.numpy(), self.extremes.numpy(), self.tallies.numpy(), self.histogram.counts.numpy())
+            loops.distribution(values.numpy(), self.shift.numpy().item(), self.histogram.drop, *state)
+            return
+        # The shift has a dimension, so the difference is of its type, without a copy of the values in it.
+        centred = torch.sub(values, self.shift.reshape(1)).nan_to_num_(0.0, 0.0, 0.0)
         self.sums += torch.stack([centred.sum(), torch.dot(centred, centred)])
         top = torch.finfo(self.dtype).max
         finite = torch.nan_to_num(values, top, top, top)
         low = finite.amin()
-        finite = torch.nan_to_num(values, -top, -top, -top, out=finite)
-        high = finite.amax()
+        high = torch.nan_to_num(values, -top, -top, -top, out=finite).amax()
         self.extremes = torch.stack([torch.minimum(self.extremes[0], low), torch.maximum(self.extremes[1], high)])
-        self.tallies[0] += finite.sign_().abs_().sum(dtype=self.sums.dtype).long()
+        self.tallies[0] += torch.linalg.vector_norm(values, 0).long()  # a float32 counts a piece exactly
+        self.histogram.update(values)
 
     def merge(self, other: Distribution) -> None:
         """Takes in the stream that another distribution has seen (Chan, Golub and LeVeque 1979).
@@ -170,6 +168,12 @@ class Distribution(Statistic):
         distribution = cls(torch.float64 if state["double"] else torch.float32)
         distribution.load_state_dict(state)
         return distribution
+
+
+def in_memory_order(values: Tensor) -> Tensor:
+    """The values as ``(n,)``, a view where there are no gaps between them, be the channels last."""
+    axes = sorted(range(values.ndim), key=values.stride, reverse=True)
+    return values.permute(axes).reshape(-1).contiguous()
 
 
 def count_inside(values: Tensor, interval: Interval) -> int | Tensor:

@@ -9,10 +9,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ignite_act.stats import kernels
 from ignite_act.stats.base import Statistic
 
 MANTISSA_BITS = 5
 """Bins per octave: 2**5, so a bin is at most 1/32 of its magnitude wide."""
+
+PIECE = 1 << 24
+"""Values that are read at once: int32 and float32 count them exactly, and their places fill 128 MB, not gigabytes."""
+
+_SLOTS = 1 << 20
+"""Counters on a GPU, which hold every bin several times: 4 MB."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +61,32 @@ class FloatHistogram(Statistic):
         with torch.inference_mode(False):
             self.counts = torch.zeros(2 * self._layout.half, dtype=torch.int64, device=device)
             self._one = torch.ones(1, dtype=torch.int64, device=device)
+            # Where the code 0 is counted in each copy of the bins.
+            self._zeros = torch.arange(self._layout.half, _SLOTS, 2 * self._layout.half, device=device)
 
     def update(self, values: Tensor) -> None:
         """Adds values of any shape, in the histogram's own floating-point type."""
         layout = self._layout
-        codes = (values.reshape(-1).view(layout.integer) >> layout.shift).long()
-        self.counts.scatter_add_(0, codes.add_(layout.half), self._one.expand(codes.numel()))
+        for piece in values.reshape(-1).split(PIECE):
+            codes = piece.view(layout.integer) >> layout.shift
+            if kernels.on_host(piece):
+                self.counts.scatter_add_(0, codes.long().add_(layout.half), self._one.expand(codes.numel()))
+            else:
+                self.counts += self._counted_apart(codes)
+
+    def _counted_apart(self, codes: Tensor) -> Tensor:
+        """How often each code occurs, ``(bins,)``, as a GPU counts quickly: neighbours never at the same address.
+
+        It adds to one address at a time, and half of what a ReLU puts out is one number.
+        """
+        bins, copies = self.counts.numel(), len(self._zeros)
+        whole = codes.numel() // copies * copies
+        slots, one = codes.new_zeros(copies * bins), codes.new_ones(1)
+        for part in (codes[:whole].view(-1, copies), codes[whole:].unsqueeze(0)):
+            if part.numel():
+                places = (part + self._zeros[: part.shape[1]]).view(-1)
+                slots.scatter_add_(0, places, one.expand(places.numel()))
+        return slots.view(copies, bins).sum(0, dtype=slots.dtype)
 
     @property
     def drop(self) -> int:

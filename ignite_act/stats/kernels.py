@@ -70,6 +70,11 @@ def compiled() -> Kernels | None:
         return None
 
 
+def on_host(tensor: Tensor) -> bool:
+    """Whether a tensor is in the CPU's memory; elsewhere every operation is launched, which few large ones are for."""
+    return tensor.is_cpu
+
+
 def fit(tensor: Tensor) -> bool:
     """Whether the loops can read a tensor: float32 on the CPU, strided, no subclass with a life of its own."""
     return (

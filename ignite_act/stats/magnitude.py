@@ -22,6 +22,8 @@ SCRATCH = 1 << 19
 """Elements of the buffer that `magnitude` works in: two megabytes."""
 
 _DOUBLES = frozenset({torch.float64, torch.complex128})
+_PLAIN: tuple[type[Tensor], ...] = (Tensor,)
+"""Types that know every operation; a subclass may not."""
 _AT_ONCE = 32
 _NEVER = torch.iinfo(torch.int64).max
 
@@ -220,32 +222,66 @@ def magnitude(tensors: Sequence[Tensor | None], sizes: Tensor, scratch: Tensor) 
     Args:
         tensors: at least one that is not None.
         sizes: number of elements of each, ``(len(tensors),)``, on the device of the result.
-        scratch: float32, one dimension: absolute values are written here, a piece of a tensor at a time, and read
-            again while they are in the cache.
+        scratch: float32, one dimension: on the CPU absolute values are written here, a piece of a tensor at a time, and
+            read again while they are in the cache.
 
     Returns:
         Two tensors ``(len(tensors),)``, negative for None and for tensors without elements.
     """
     wide = torch.float64 if any(x is not None and x.dtype in _DOUBLES for x in tensors) else torch.float32
-    totals, maxima = [], []
-    for tensor in tensors:
+    absent = torch.full((), ABSENT, dtype=wide, device=sizes.device)
+    numbers = [(absent, absent)] * len(tensors)
+    others: dict[int, Tensor] = {}
+    for place, tensor in enumerate(tensors):
         if tensor is not None and tensor.layout != torch.strided:
             tensor = tensor.coalesce().values() if tensor.layout == torch.sparse_coo else tensor.values()
             tensor = tensor if tensor.numel() else tensor.new_zeros(1)
         if tensor is None or tensor.numel() == 0:
-            total = maximum = torch.full((), ABSENT, dtype=wide, device=sizes.device)
-        elif tensor.dtype == scratch.dtype and tensor.is_contiguous() and tensor.device == scratch.device:
-            total, maximum = _by_pieces(tensor.view(-1), scratch)
+            continue
+        if kernels.on_host(tensor) and _fits(tensor, scratch):
+            numbers[place] = _by_pieces(tensor.view(-1), scratch)
         else:
-            absolute = widened(tensor).abs()
-            total, maximum = absolute.sum(dtype=accumulator_dtype(tensor.device)), absolute.amax()
-        totals.append(total)
-        maxima.append(maximum)
-    return _stacked(totals, sizes.device) / sizes, _stacked(maxima, sizes.device)
+            others[place] = tensor
+    for place, pair in zip(others, totals_and_maxima(list(others.values())), strict=True):
+        numbers[place] = pair
+    totals, maxima = (stacked(column, sizes.device) for column in zip(*numbers, strict=True))
+    return totals / sizes, maxima
+
+
+def totals_and_maxima(tensors: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """sum(\\|x\\|) and max(\\|x\\|) of each tensor as ``()``, NaN if there is one among the values.
+
+    Those of one type on a GPU are read together, in two operations that add in float64 without a copy in it.
+
+    Args:
+        tensors: dense, with at least one element.
+    """
+    numbers: dict[int, tuple[Tensor, Tensor]] = {}
+    together: dict[tuple[torch.device, torch.dtype], dict[int, Tensor]] = {}
+    for place, tensor in enumerate(tensors):
+        values = widened(tensor.detach() if tensor.requires_grad else tensor)
+        if kernels.on_host(values) or type(values) not in _PLAIN or values.is_complex():
+            absolute = values.abs()
+            numbers[place] = absolute.sum(dtype=accumulator_dtype(values.device)), absolute.amax()
+        else:
+            together.setdefault((values.device, values.dtype), {})[place] = values
+    for (device, _), alike in together.items():
+        found = [_norms(list(alike.values()), order, accumulator_dtype(device)) for order in (1.0, math.inf)]
+        numbers |= zip(alike, zip(*found, strict=True), strict=True)
+    return [numbers[place] for place in range(len(tensors))]
+
+
+def _norms(tensors: list[Tensor], order: float, dtype: torch.dtype) -> Sequence[Tensor]:
+    """A norm of each tensor, ``()``. The name is private to torch, whose public ones take a tensor at a time."""
+    return torch._foreach_norm(tensors, order, dtype=dtype)
+
+
+def _fits(tensor: Tensor, scratch: Tensor) -> bool:
+    return tensor.dtype == scratch.dtype and tensor.is_contiguous() and tensor.device == scratch.device
 
 
 def _by_pieces(values: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum and maximum of the absolute values of a tensor ``(n,)``."""
+    """Sum and maximum of the absolute values of a tensor ``(n,)`` on the CPU."""
     size = scratch.numel()
     if values.numel() <= size:
         absolute = torch.abs(values, out=scratch[: values.numel()])
@@ -255,18 +291,15 @@ def _by_pieces(values: Tensor, scratch: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _sum(values: Tensor) -> Tensor:
-    """The sum of float32 values; on the CPU, where that is slow, in float64 only if float32 cannot hold it."""
-    if values.is_cpu:
-        total = values.sum()
-        if math.isfinite(total.numpy()):
-            return total
-    return values.sum(dtype=accumulator_dtype(values.device))
+    """The sum of float32 values on the CPU; in float64, which is slow there, only if float32 cannot hold it."""
+    total = values.sum()
+    return total if math.isfinite(total.numpy()) else values.sum(dtype=accumulator_dtype(values.device))
 
 
-def _stacked(numbers: list[Tensor], device: torch.device) -> Tensor:
+def stacked(numbers: Sequence[Tensor], device: torch.device) -> Tensor:
     """Numbers of any type and device as one tensor, of the widest type."""
     numbers = [number if number.device == device else number.to(device) for number in numbers]
-    wide = functools.reduce(torch.promote_types, (number.dtype for number in numbers))
+    wide = functools.reduce(torch.promote_types, {number.dtype for number in numbers})
     return torch.stack([number if number.dtype == wide else number.to(wide) for number in numbers])
 
 

@@ -143,13 +143,13 @@ class SaturatedUnits(Statistic):
         ends = {end for interval in intervals for end in interval}
         self.both_ends = -math.inf in ends and math.inf in ends
         loops = kernels.compiled() if kernels.fit(values) else None
-        for interval in intervals:
-            if loops is not None:
+        if loops is not None:
+            for interval in intervals:
                 loops.count_inside_units(kernels.by_unit(values, unit_dim), *interval, self.counts.numpy())
-            else:
-                inside = inside_interval(values.detach(), interval)
-                inside = inside.movedim(unit_dim, -1) if values.ndim else inside
-                self.counts = self.counts + inside.reshape(-1, units).sum(0)
+        elif intervals:
+            inside = functools.reduce(torch.logical_or, (inside_interval(values.detach(), own) for own in intervals))
+            axes = [axis for axis in range(values.ndim) if axis != unit_dim % values.ndim]
+            self.counts = self.counts + (inside.sum(axes) if axes else inside.reshape(-1))
 
     def merge(self, other: SaturatedUnits) -> None:
         """Takes in the samples that another statistic of the same units has seen."""
@@ -197,10 +197,6 @@ def _reduce(extreme: Callable[..., Tensor], values: Tensor, unit_dim: int) -> Te
         if values.ndim == 2:
             return extreme(values, 0)
         return extreme(values.reshape(-1, values.shape[-1]), 0)
-    if unit == 1:  # channels: the positions first, where the memory is contiguous
-        return (
-            extreme(extreme(values.flatten(2), 2), 0)
-            if values.is_contiguous()
-            else extreme(values, [0, *range(2, values.ndim)])
-        )
+    if unit == 1 and values.is_contiguous() and kernels.on_host(values):  # channels: the positions first
+        return extreme(extreme(values.flatten(2), 2), 0)
     return extreme(values, [axis for axis in range(values.ndim) if axis != unit])

@@ -40,6 +40,7 @@ pytestmark = [
 def plain_path(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Full precision on the GPU, and on the CPU the operations that every GPU takes."""
     monkeypatch.setattr(kernels, "compiled", lambda: None)
+    monkeypatch.setattr(kernels, "on_host", lambda tensor: False)
     kept = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     yield
@@ -91,6 +92,23 @@ def test_distribution(device: str, dtype: torch.dtype) -> None:
     assert bool((torch.searchsorted(values, edges) <= below).all())
     assert bool((below <= torch.searchsorted(values, edges, right=True)).all())
     assert int(below[-1]) == row["count"] - row["nonfinite"]
+
+
+def test_many_equal_values(device: str, dtype: torch.dtype) -> None:
+    """What a ReLU puts out, channels last, is counted exactly, also where torch has to be deterministic."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 5, 40, 30, generator=generator).relu().to(dtype).contiguous(memory_format=torch.channels_last)
+    own = Distribution(dtype, device)
+    torch.use_deterministic_algorithms(True)
+    try:
+        own.update(x.to(device))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    row = own.compute()
+    bins = torch.histogram(x.double(), torch.tensor(row["edges"], dtype=torch.float64)).hist
+    assert sum(row["counts"]) == row["count"] == x.numel()
+    assert row["counts"][:-1] == bins[:-1].long().tolist()
+    assert row["zero_fraction"] == pytest.approx(int((x == 0).sum()) / x.numel(), rel=1e-12)
 
 
 @pytest.mark.parametrize("axis", [-1, 1])

@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from ignite_act import EpochRecorder
 from ignite_act.collect import torch_internals
@@ -54,6 +54,8 @@ def stand_in() -> Iterator[None]:
         for name, module in list(sys.modules.items()):
             if name.startswith("ignite_act.") and getattr(module, "why_unreadable", None) is unreadable:
                 stack.enter_context(patch.object(module, "why_unreadable", lambda tensor: ""))
+        magnitudes = sys.modules["ignite_act.stats.magnitude"]  # the package has a function of this name
+        stack.enter_context(patch.object(magnitudes, "_PLAIN", (Tensor, FakeTensor)))
         stack.enter_context(patch.object(torch.cuda, "Event", Event))
         stack.enter_context(patch.object(torch.cuda, "current_stream", lambda device=None: None))
         stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))

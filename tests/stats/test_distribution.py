@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from ignite_act.stats import Distribution
+from ignite_act.stats import distribution as module
+from ignite_act.stats.distribution import in_memory_order
 
 pytestmark = pytest.mark.usefixtures("loops")
 
@@ -195,6 +197,31 @@ def test_layout_does_not_matter(layout: str) -> None:
     distribution = Distribution()
     distribution.update(view)
     assert_same(dict(distribution.compute()), twin(view.contiguous()))
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_pieces_do_not_matter(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is too large to be read at once is read piece by piece: a network's first output fills gigabytes."""
+    monkeypatch.setattr(module, "PIECE", 500)
+    values = STREAMS[name]
+    distribution = Distribution(values.dtype)
+    distribution.update(values)
+    assert_same(dict(distribution.compute()), twin(values))
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 1, 4, 5), (1, 3, 1, 1), (2, 3), (7,), ()])
+def test_no_copy_is_made_of_values_without_gaps(shape: tuple[int, ...]) -> None:
+    """They are read as they lie in memory, be it channels last or transposed; gaps are left out."""
+    plain = torch.randn(shape, generator=G)
+    views = [plain, plain.mT if plain.ndim > 1 else plain]
+    views += [plain.contiguous(memory_format=torch.channels_last)] if plain.ndim == 4 else []
+    for view in views:
+        flat = in_memory_order(view)
+        assert flat.data_ptr() == view.data_ptr()
+        assert torch.equal(flat.sort().values, view.flatten().sort().values)
+    gaps = NORMAL[:16].view(4, 4)[:, :3]
+    assert torch.equal(in_memory_order(gaps), gaps.flatten())
+    assert in_memory_order(gaps[:, 0]).is_contiguous()
 
 
 def test_values_are_not_changed() -> None:

@@ -2,13 +2,18 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from ignite_act.stats import FloatHistogram
+from ignite_act.stats import FloatHistogram, kernels
+from ignite_act.stats import histogram as module
+
+pytestmark = pytest.mark.usefixtures("loops")
 
 STREAMS = {
     "normal": torch.randn(5000, generator=torch.Generator().manual_seed(0)),
@@ -42,6 +47,44 @@ def test_counts_are_those_of_numpy(name: str, dtype: torch.dtype) -> None:
             assert count == np.searchsorted(positive, high, "left") - np.searchsorted(positive, low, "left")
         elif high < 0:
             assert count == np.searchsorted(negative, -low, "left") - np.searchsorted(negative, -high, "left")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1, 7, 63, 64, 65, 128, 1000, 4999])
+def test_a_gpu_counts_what_the_cpu_counts(dtype: torch.dtype, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every count is that of the plain loop, whatever is left of the last row and the last piece; most are zeros."""
+    special = torch.tensor([math.nan, -math.nan, math.inf, -math.inf, -0.0, 1e-45, 3e38, -3e38], dtype=dtype)
+    values = torch.cat([STREAMS["normal"].relu().to(dtype), special])[-size:]
+    bits = values.view(torch.int32 if dtype == torch.float32 else torch.int64)
+    expected = torch.zeros(len(FloatHistogram(dtype).counts), dtype=torch.int64)
+    for code in (bits >> FloatHistogram(dtype).drop).tolist():
+        expected[code + len(expected) // 2] += 1
+    monkeypatch.setattr(kernels, "on_host", lambda tensor: False)
+    for piece in (100, 64, 1 << 24):
+        monkeypatch.setattr(module, "PIECE", piece)
+        found = FloatHistogram(dtype)
+        for _ in range(2):
+            found.update(values)
+        assert torch.equal(found.counts, 2 * expected)
+
+
+@pytest.mark.parametrize(("dtype", "copies"), [(torch.float32, 64), (torch.float64, 8)])
+def test_a_gpu_counts_equal_neighbours_apart(dtype: torch.dtype, copies: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It adds to one address at a time: of so many neighbours no two are counted at the same one."""
+    monkeypatch.setattr(kernels, "on_host", lambda tensor: False)
+    places = []
+
+    class Places(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+            if func is torch.ops.aten.scatter_add_.default:
+                places.append(args[2].clone())
+            return func(*args, **(kwargs or {}))
+
+    with Places():
+        FloatHistogram(dtype).update(torch.zeros(1000, dtype=dtype))
+    neighbours = [part for place in places for part in place.split(copies)]
+    assert sum(map(len, neighbours)) == 1000
+    assert all(len(part.unique()) == len(part) for part in neighbours)
 
 
 @pytest.mark.parametrize("name", ["normal", "shifted", "log-normal"])

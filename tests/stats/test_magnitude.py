@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import math
 import warnings
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from ignite_act.stats import ABSENT, Magnitude, change, largest, magnitude
+from ignite_act.stats import ABSENT, Magnitude, change, kernels, largest, magnitude
 
 pytestmark = pytest.mark.usefixtures("loops")
 
@@ -225,6 +227,41 @@ def test_steps_that_were_just_read_are_rearranged_too() -> None:
     expected = numbers(statistic.rearranged([1, 0]))
     assert expected == numbers(statistic)[::-1]
     assert (expected[1]["mean_abs"], expected[0]["first_nonfinite_iteration"]) == (2.0, 4)
+
+
+def test_tensors_of_many_types_are_read_together() -> None:
+    """Each has its own numbers, in its own row, whatever the types of the others; NaN and infinity do not spread."""
+    tensors: list[Tensor | None] = [*TENSORS.values(), None, torch.empty(0), *reversed(TENSORS.values())]
+    for bad in (math.nan, math.inf, -math.inf):
+        tensors += [torch.tensor([1.0, bad, 2.0], dtype=kind) for kind in (torch.float32, torch.float16, torch.float64)]
+    means, maxima = measure(tensors)
+    for row, tensor in enumerate(tensors):
+        if tensor is None or not tensor.numel():
+            assert means[row] == maxima[row] == ABSENT
+            continue
+        wide = tensor.to(torch.complex128 if tensor.is_complex() else torch.float64).abs()
+        assert means[row].item() == pytest.approx(wide.mean().item(), rel=1e-6, nan_ok=True)
+        assert maxima[row].item() == pytest.approx(wide.max().item(), rel=1e-6, nan_ok=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_on_a_gpu_many_tensors_cost_what_two_do(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch reads several tensors in one operation, under a private name: this fails when that changes."""
+    monkeypatch.setattr(kernels, "on_host", lambda tensor: False)
+
+    class Operations(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+            counted.extend([func] if all(result.alias_info is None for result in func._schema.returns) else [])
+            return func(*args, **(kwargs or {}))
+
+    costs = []
+    for number in (2, 30):
+        counted: list[Any] = []  # without views
+        tensors: list[Tensor | None] = [torch.randn(3, 4).to(dtype) for _ in range(number)]
+        with Operations():
+            measure(tensors)
+        costs.append(len(counted))
+    assert costs[0] == costs[1] < 10
 
 
 def test_numbers_of_eight_bits_are_widened() -> None:
