@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import multiprocessing
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +35,42 @@ FILES = ("config.yaml", "summary.json", "epochs.jsonl", "checkpoints/last.pt", "
 PRECIOUS = ("summary.json", "epochs.jsonl", "checkpoints/best.pt", "checkpoints/last.pt")
 
 
+HOW = ("new", "resume", "overwrite")
+WRITING = ("write", "writing", "remove", "rename", "cut", "make_directory")
+
+
 class Killed(BaseException):
     """The process ends here."""
 
 
+def train(config: RunConfig, output: Path, how: str) -> None:
+    """One run, if it is not refused."""
+    with contextlib.suppress(UserError):
+        experiment.run(config, output, resume=how == "resume", overwrite=how == "overwrite", quiet=True)
+
+
+@contextlib.contextmanager
+def before_each_write(strike: Callable[[int], None]) -> Iterator[None]:
+    """Calls a function before each call that changes the disk, with how many there were."""
+    made = itertools.count()
+
+    def struck(real: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            strike(next(made))
+            return real(*args, **kwargs)
+
+        return call
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in WRITING:
+            patch.setattr(files, name, struck(getattr(files, name)))
+        yield
+
+
 class Histories(RuleBasedStateMachine):
-    """Runs, sweeps, kills, deletions and links, in any order."""
+    """Runs, sweeps, kills, deletions and links, in any order, by one process and by two."""
+
+    another = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,15 +86,14 @@ class Histories(RuleBasedStateMachine):
     @initialize(config=st.sampled_from(CONFIGS))
     def begin(self, config: RunConfig) -> None:
         """There is a finished run."""
-        self._do(lambda: experiment.run(config, self.output, quiet=True))
+        self._do(lambda: train(config, self.output, "new"))
 
-    @rule(config=st.sampled_from(CONFIGS), how=st.sampled_from(["new", "resume", "overwrite"]))
+    @rule(config=st.sampled_from(CONFIGS), how=st.sampled_from(HOW))
     def run(self, config: RunConfig, how: str) -> None:
         """One run, as its flags say."""
         if how == "overwrite":
             self.finished.pop(run_directory(config, self.output), None)
-        self._do(lambda: experiment.run(config, self.output, resume=how == "resume", overwrite=how == "overwrite",
-                                        quiet=True))  # fmt: skip
+        self._do(lambda: train(config, self.output, how))
 
     @rule(lr=st.sampled_from([0.05, 0.5]))
     def sweep(self, lr: float) -> None:
@@ -73,24 +106,42 @@ class Histories(RuleBasedStateMachine):
         """A run that ends at one of the calls by which it writes."""
         if overwrite:
             self.finished.pop(run_directory(config, self.output), None)
-        made = 0
 
-        def strike(name: str) -> Any:
-            real = getattr(files, name)
+        def strike(made: int) -> None:
+            if made >= number:
+                raise Killed
 
-            def call(*args: Any, **kwargs: Any) -> Any:
-                nonlocal made
-                made += 1
-                if made > number:
-                    raise Killed
-                return real(*args, **kwargs)
+        with before_each_write(strike):
+            self._do(lambda: train(config, self.output, "overwrite" if overwrite else "resume"))
 
-            return call
+    @rule(
+        config=st.sampled_from(CONFIGS),
+        how=st.sampled_from(HOW),
+        other=st.sampled_from(CONFIGS),
+        other_how=st.sampled_from(HOW),
+        number=st.integers(0, 12),
+    )
+    def meanwhile(self, config: RunConfig, how: str, other: RunConfig, other_how: str, number: int) -> None:
+        """Two processes: all that the other one does happens between two calls by which the first one writes."""
+        for own, flag in ((config, how), (other, other_how)):
+            if flag == "overwrite":
+                self.finished.pop(run_directory(own, self.output), None)
 
-        with pytest.MonkeyPatch.context() as patch:
-            for name in ("write", "writing", "remove", "rename", "cut", "make_directory"):
-                patch.setattr(files, name, strike(name))
-            self._do(lambda: experiment.run(config, self.output, resume=not overwrite, overwrite=overwrite, quiet=True))
+        def strike(made: int) -> None:
+            if made == number:
+                self.another.submit(train, other, self.output, other_how).result()
+
+        with before_each_write(strike):
+            self._do(lambda: train(config, self.output, how))
+
+    @rule(config=st.sampled_from(CONFIGS), other=st.sampled_from(CONFIGS), how=st.sampled_from(HOW))
+    def at_once(self, config: RunConfig, other: RunConfig, how: str) -> None:
+        """Two processes that begin at the same time."""
+        for own in (config, other):
+            if how == "overwrite":
+                self.finished.pop(run_directory(own, self.output), None)
+        theirs = self.another.submit(train, other, self.output, how)
+        self._do(lambda: (train(config, self.output, how), theirs.result()))
 
     @rule(config=st.sampled_from(CONFIGS), name=st.sampled_from(FILES))
     def delete(self, config: RunConfig, name: str) -> None:
@@ -149,7 +200,7 @@ class Histories(RuleBasedStateMachine):
 
 
 Histories.TestCase.settings = settings(
-    max_examples=40,
+    max_examples=30,
     stateful_step_count=12,
     deadline=None,
     derandomize=True,
