@@ -24,10 +24,11 @@ from ignite_act.errors import UserError
 from ignite_act.runs.layout import run_directory
 from ignite_act.runs.stored import is_ended, read_run
 
+RATES = (0.05, 0.5)
 CONFIGS = [
     RunConfig(hidden=(4,), batch_size=512, lr=lr, max_epochs=2, diagnostics=False, act=act)
     for act in ("relu", "tanh")
-    for lr in (0.05, 0.5)
+    for lr in RATES
 ]
 """Two run directories, each wanted by two studies."""
 FILES = ("config.yaml", "summary.json", "epochs.jsonl", "checkpoints/last.pt", "checkpoints/previous.pt",
@@ -87,6 +88,7 @@ class Histories(RuleBasedStateMachine):
     def begin(self, config: RunConfig) -> None:
         """There is a finished run."""
         self._do(lambda: train(config, self.output, "new"))
+        assert self.finished
 
     @rule(config=st.sampled_from(CONFIGS), how=st.sampled_from(HOW))
     def run(self, config: RunConfig, how: str) -> None:
@@ -95,7 +97,7 @@ class Histories(RuleBasedStateMachine):
             self.finished.pop(run_directory(config, self.output), None)
         self._do(lambda: train(config, self.output, how))
 
-    @rule(lr=st.sampled_from([0.05, 0.5]))
+    @rule(lr=st.sampled_from(RATES))
     def sweep(self, lr: float) -> None:
         """Both runs of a study."""
         chosen = [config for config in CONFIGS if config.lr == lr]
@@ -117,12 +119,13 @@ class Histories(RuleBasedStateMachine):
     @rule(
         config=st.sampled_from(CONFIGS),
         how=st.sampled_from(HOW),
-        other=st.sampled_from(CONFIGS),
+        lr=st.sampled_from(RATES),
         other_how=st.sampled_from(HOW),
-        number=st.integers(0, 12),
+        number=st.integers(0, 24),
     )
-    def meanwhile(self, config: RunConfig, how: str, other: RunConfig, other_how: str, number: int) -> None:
-        """Two processes: all that the other one does happens between two calls by which the first one writes."""
+    def meanwhile(self, config: RunConfig, how: str, lr: float, other_how: str, number: int) -> None:
+        """Two processes in one place: all that one does happens between two calls by which the other one writes."""
+        other = config.model_copy(update={"lr": lr})
         for own, flag in ((config, how), (other, other_how)):
             if flag == "overwrite":
                 self.finished.pop(run_directory(own, self.output), None)
@@ -130,6 +133,7 @@ class Histories(RuleBasedStateMachine):
         def strike(made: int) -> None:
             if made == number:
                 self.another.submit(train, other, self.output, other_how).result()
+                self._record(unless=run_directory(config, self.output) if how == "overwrite" else None)
 
         with before_each_write(strike):
             self._do(lambda: train(config, self.output, how))
@@ -170,9 +174,12 @@ class Histories(RuleBasedStateMachine):
     def _do(self, work: Any) -> None:
         with contextlib.suppress(UserError, Killed):
             work()
+        self._record()
+
+    def _record(self, unless: Path | None = None) -> None:
         for config in CONFIGS:
             directory = run_directory(config, self.output)
-            if directory not in self.finished and self._is_finished(directory):
+            if directory not in {unless, *self.finished} and self._is_finished(directory):
                 self.finished[directory] = {
                     name: (directory / name).read_bytes() for name in PRECIOUS if (directory / name).is_file()
                 }
@@ -200,7 +207,7 @@ class Histories(RuleBasedStateMachine):
 
 
 Histories.TestCase.settings = settings(
-    max_examples=30,
+    max_examples=40,
     stateful_step_count=12,
     deadline=None,
     derandomize=True,
