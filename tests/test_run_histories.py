@@ -133,7 +133,8 @@ class Histories(RuleBasedStateMachine):
         def strike(made: int) -> None:
             if made == number:
                 self.another.submit(train, other, self.output, other_how).result()
-                self._record(unless=run_directory(config, self.output) if how == "overwrite" else None)
+                before_the_lock = how == "overwrite" and made < 4  # what is there then may be overwritten
+                self._record(unless=run_directory(config, self.output) if before_the_lock else None)
 
         with before_each_write(strike):
             self._do(lambda: train(config, self.output, how))
