@@ -21,6 +21,7 @@ import click
 from ignite_act import __version__
 from ignite_act.config import LARGEST_SEED, PER_DATA, StudyConfig, load_study
 from ignite_act.errors import LostProcessError, UserError, echo, error_line
+from ignite_act.files import NO_HANDLES
 from ignite_act.launcher import another_speaks, launched_by_torchrun
 from ignite_act.report import Severity
 
@@ -36,7 +37,6 @@ OUTPUT_DIR = Path("runs")
 FOUND = 3
 """Exit code for findings that the user said should fail."""
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
-_NO_HANDLES = {errno.EMFILE, errno.ENFILE}
 _HANDLES = 16
 """More files than are open at once while torch is imported and a run is written."""
 _NAMED = 5
@@ -169,7 +169,7 @@ def _ending(error: BaseException, *, resumable: bool) -> _Ending | None:
 
 def _lacks_handles(error: BaseException) -> bool:
     """Whether no more files may be opened."""
-    return any(isinstance(cause, OSError) and cause.errno in _NO_HANDLES for cause in _causes(error))
+    return any(isinstance(cause, OSError) and cause.errno in NO_HANDLES for cause in _causes(error))
 
 
 def _causes(error: BaseException) -> list[BaseException]:

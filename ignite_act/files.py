@@ -19,7 +19,13 @@ from typing import BinaryIO
 LARGEST_TEXT = 1 << 26
 """Limit in bytes for a text that is read at once; far above anything this program writes."""
 _TEMPORARY = re.compile(r"\.(?P<name>.+?)(?:\.[0-9a-f]+)?\.tmp")
+NO_HANDLES = {errno.EMFILE, errno.ENFILE}
+"""What the system says of a process that may open no more files."""
 _NO_WAITING: int = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+
+
+class HandlesError(Exception):
+    """This process may open no more files. No `OSError`, since it says nothing about the file: it is not damaged."""
 
 
 class Kind(Enum):
@@ -55,9 +61,16 @@ def reading(path: Path) -> Iterator[BinaryIO]:
 
     Raises:
         OSError: if it does not exist, is not a regular file, or cannot be read.
+        HandlesError: if this process may open no more files.
     """
     _check_regular(path, path.stat())
-    with os.fdopen(os.open(path, os.O_RDONLY | _NO_WAITING | getattr(os, "O_BINARY", 0)), "rb") as file:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _NO_WAITING | getattr(os, "O_BINARY", 0))
+    except OSError as error:
+        if error.errno in NO_HANDLES:
+            raise HandlesError(f"{path} was not read") from error
+        raise
+    with os.fdopen(descriptor, "rb") as file:
         _check_regular(path, os.fstat(file.fileno()))  # it may be another one by now
         yield file
 

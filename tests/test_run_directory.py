@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -398,6 +399,24 @@ def test_an_intent_is_not_carried_out_through_a_link(
         with pytest.raises(OccupiedError, match="is a link"):
             work()
     assert content(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "summary.json", "epochs.jsonl", "checkpoints/last.pt"])
+def test_too_few_handles_are_no_damage(
+    place: Path, directory: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A file that cannot be opened because too many are open is not called damaged, and no state is set aside."""
+    before, real = content(directory), os.open
+
+    def open_(path: Any, *rest: Any, **options: Any) -> int:
+        if path == directory / name:
+            raise OSError(errno.EMFILE, "Too many open files", str(path))
+        return real(path, *rest, **options)
+
+    monkeypatch.setattr(files.os, "open", open_)
+    with pytest.raises(files.HandlesError):
+        run(longer(), place, resume=True, quiet=True)
+    assert content(directory) == before
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"config": 5}', "[" * 100_000])

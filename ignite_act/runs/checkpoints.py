@@ -96,7 +96,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             f"the checkpoint {path} is refused: it holds something else than tensors and plain values, "
             "which could run code (none was run)"
         ) from error
-    except UserError:
+    except (UserError, files.HandlesError):
         raise
     except Exception as error:  # zipfile and torch raise many kinds for a file that is none of theirs
         raise UserError(f"the checkpoint {path} is damaged, or not a checkpoint: {first_line(error)}") from error
