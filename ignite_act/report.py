@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-import numpy as np
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 SCHEMA = 2
@@ -160,6 +159,8 @@ def coarse_histogram(edges: list[float], counts: list[int]) -> tuple[list[float]
 
     The first and the last edge stay, so nothing is lost at the ends.
     """
+    import numpy as np  # not for those who only want --help
+
     if not counts:
         return [], []
     bounds = np.array(edges)
