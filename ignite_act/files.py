@@ -25,7 +25,7 @@ _NO_WAITING: int = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 
 
 class HandlesError(Exception):
-    """This process may open no more files. No `OSError`, since it says nothing about the file: it is not damaged."""
+    """This process may open no more files. Not an `OSError`: the file itself may be fine."""
 
 
 class Kind(Enum):

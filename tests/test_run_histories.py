@@ -34,8 +34,6 @@ CONFIGS = [
 FILES = ("config.yaml", "summary.json", "epochs.jsonl", "checkpoints/last.pt", "checkpoints/previous.pt",
          "checkpoints/best.pt", ".lock", ".intent.json")  # fmt: skip
 PRECIOUS = ("summary.json", "epochs.jsonl", "checkpoints/best.pt", "checkpoints/last.pt")
-
-
 HOW = ("new", "resume", "overwrite")
 WRITING = ("write", "writing", "remove", "rename", "cut", "make_directory")
 

@@ -137,7 +137,7 @@ class SignalCollector(PassCollector):
             return False
         if row in self._waiting:
             total = self._waiting[row].total
-            return total.is_cpu and not math.isfinite(total.numpy())  # it is where every value is
+            return total.is_cpu and not math.isfinite(total.numpy())  # the sum is finite only if every value is
         return row < self._sizes.rows and bool(self._sizes.is_broken(row))
 
     def _origin(self, name: str, module: nn.Module | None, given: Tensor | None) -> Origin:

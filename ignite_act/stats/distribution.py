@@ -69,7 +69,7 @@ class Distribution(Statistic):
         """
         if values.numel() == 0:
             return
-        flat = in_memory_order(values.detach())
+        flat = flattened(values.detach())
         if self._is_empty():
             self.shift = _finite_mean(flat[:_SAMPLE].to(self.sums.dtype))
         for piece in flat.split(PIECE):
@@ -170,7 +170,7 @@ class Distribution(Statistic):
         return distribution
 
 
-def in_memory_order(values: Tensor) -> Tensor:
+def flattened(values: Tensor) -> Tensor:
     """The values as ``(n,)``, a view where there are no gaps between them, be the channels last."""
     axes = sorted(range(values.ndim), key=values.stride, reverse=True)
     return values.permute(axes).reshape(-1).contiguous()

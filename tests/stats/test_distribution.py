@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ignite_act.stats import Distribution
 from ignite_act.stats import distribution as module
-from ignite_act.stats.distribution import in_memory_order
+from ignite_act.stats.distribution import flattened
 
 pytestmark = pytest.mark.usefixtures("loops")
 
@@ -216,12 +216,12 @@ def test_no_copy_is_made_of_values_without_gaps(shape: tuple[int, ...]) -> None:
     views = [plain, plain.mT if plain.ndim > 1 else plain]
     views += [plain.contiguous(memory_format=torch.channels_last)] if plain.ndim == 4 else []
     for view in views:
-        flat = in_memory_order(view)
+        flat = flattened(view)
         assert flat.data_ptr() == view.data_ptr()
         assert torch.equal(flat.sort().values, view.flatten().sort().values)
     gaps = NORMAL[:16].view(4, 4)[:, :3]
-    assert torch.equal(in_memory_order(gaps), gaps.flatten())
-    assert in_memory_order(gaps[:, 0]).is_contiguous()
+    assert torch.equal(flattened(gaps), gaps.flatten())
+    assert flattened(gaps[:, 0]).is_contiguous()
 
 
 def test_values_are_not_changed() -> None:
