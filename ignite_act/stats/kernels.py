@@ -71,7 +71,7 @@ def compiled() -> Kernels | None:
 
 
 def on_host(tensor: Tensor) -> bool:
-    """Whether a tensor is in the CPU's memory. On a GPU each operation is a launch: few large ones beat many small ones."""
+    """Whether a tensor is in the CPU's memory. On a GPU every operation is a launch: few are better."""
     return tensor.is_cpu
 
 
