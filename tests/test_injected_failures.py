@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import importlib
 import inspect
 import logging
@@ -20,6 +22,7 @@ from torch import Tensor, nn, overrides
 
 import ignite_act
 from ignite_act import Diagnostics, GradientStats
+from ignite_act.collect.hooks import Holders
 from ignite_act.collect.torch_internals import remove_function_mode
 from ignite_act.findings.rules import RULES
 from ignite_act.sinks import ConsoleSink, JsonLinesSink, TensorBoardSink
@@ -137,6 +140,25 @@ def training(
     return {"epochs": trainer.state.epoch, **left}, diagnostics
 
 
+def report_of(diagnostics: Diagnostics) -> dict[str, Any]:
+    """The last report, but for what depends on the clock."""
+    report = diagnostics.report
+    assert report is not None
+    return {
+        field.name: repr(getattr(report, field.name)) for field in dataclasses.fields(report) if field.name != "cost"
+    }
+
+
+def hooks() -> tuple[int, ...]:
+    """How many hooks torch calls for every module and every optimizer."""
+    return tuple(
+        len(registered)
+        for space in map(importlib.import_module, ("torch.nn.modules.module", "torch.optim.optimizer"))
+        for name, registered in sorted(vars(space).items())
+        if name.startswith("_global_") and isinstance(registered, dict)
+    )
+
+
 def equal(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor):
         return torch.equal(one, other)
@@ -152,18 +174,18 @@ MOST_LINES = 24
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[Target]]:
-    """What is left of the training when nothing fails, and the functions of ours that it calls after the set-up."""
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], dict[str, Any], list[Target]]:
+    """Of the training when nothing fails: what is left, the report, the functions of ours called after the set-up."""
     called: set[CodeType] = set()
 
     def note(frame: FrameType, event: str, argument: Any) -> None:
         called.add(frame.f_code)
 
     try:
-        result, _ = training(tmp_path_factory.mktemp("undisturbed"), lambda: sys.setprofile(note))
+        result, diagnostics = training(tmp_path_factory.mktemp("undisturbed"), lambda: sys.setprofile(note))
     finally:
         sys.setprofile(None)
-    return result, [target for target in targets() if target.code in called]
+    return result, report_of(diagnostics), [target for target in targets() if target.code in called]
 
 
 @pytest.mark.few(1)
@@ -171,8 +193,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any
 def test_no_failure_of_ours_is_felt_by_the_training(
     share: int, undisturbed: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever function of ours raises, training ends with the same bits, and the failure is said, but not often."""
-    expected, called = undisturbed
+    """Whatever function of ours raises, training ends with the same bits, and the failure is said, but not often.
+
+    Nothing of it is left behind: the next training is watched as if nothing had ever failed.
+    """
+    expected, report, called = undisturbed
+    assert len(hooks()) > 5
+    none = hooks()
     caplog.set_level(logging.WARNING, "ignite_act")
     wrong = []
     assert len(called) > 400
@@ -205,6 +232,12 @@ def test_no_failure_of_ours_is_felt_by_the_training(
         if overrides._get_current_function_mode_stack():
             remove_function_mode(overrides._get_current_function_mode_stack()[0])
             wrong.append(f"{target.name} leaves a mode behind")
+        if hooks() != none:
+            del diagnostics  # with which they go, at the latest
+            gc.collect()
+        if hooks() != none:
+            wrong.append(f"{target.name} leaves hooks behind")
+            none = hooks()
         if not equal(result, expected):
             wrong.append(f"{target.name} is felt")
         elif calls[0] and not told:
@@ -212,6 +245,8 @@ def test_no_failure_of_ours_is_felt_by_the_training(
         elif caplog.text.count("on purpose") > MOST_LINES:
             wrong.append(f"{target.name} is said {caplog.text.count('on purpose')} times")
     assert not wrong
+    (tmp_path / "afterwards").mkdir()
+    assert report_of(training(tmp_path / "afterwards", lambda: None)[1]) == report
 
 
 def put(space: Any, name: str, value: Any) -> None:
@@ -227,3 +262,24 @@ def like(value: Any, fail: Callable[..., Any]) -> Any:
         if isinstance(value, kind):
             return kind(fail)
     return property(fail) if hasattr(value, "func") and not callable(value) else fail
+
+
+def test_hooks_are_registered_again_after_a_removal_that_failed() -> None:
+    """Whatever fails while hooks are taken away, the next who asks for them gets them."""
+    registered = []
+
+    def remove() -> None:
+        registered.pop()
+        raise Injected("on purpose")
+
+    def register() -> Callable[[], object]:
+        registered.append("hooks")
+        return remove
+
+    holders = Holders(register)
+    holder = Network()
+    for _ in range(2):
+        release = holders.hold(holder)
+        assert registered
+        with pytest.raises(Injected):
+            release()

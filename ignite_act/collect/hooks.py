@@ -53,15 +53,15 @@ class Holders:
     def _release(self) -> None:
         self._count -= 1
         if self._count == 0 and self._remove is not None:
-            self._remove()
-            self._remove = None
+            remove, self._remove = self._remove, None  # whatever fails in it, the next holder registers anew
+            remove()
 
 
 def _register() -> Callable[[], object]:
-    hooks = contextlib.ExitStack()
-    hooks.callback(register_forward_pre_hook(_enter))
-    hooks.callback(register_forward_hook(_leave))
-    return hooks.close
+    with contextlib.ExitStack() as hooks:  # if one cannot be registered, none stays
+        hooks.callback(register_forward_pre_hook(_enter))
+        hooks.callback(register_forward_hook(_leave))
+        return hooks.pop_all().close
 
 
 _holders = Holders(_register)
@@ -90,7 +90,7 @@ def watch(watcher: CallWatcher) -> Callable[[], object]:
 
 def _unwatch(own: weakref.ref[CallWatcher], release: Callable[[], object]) -> None:
     global _watchers
-    _watchers = tuple(other for other in _watchers if other is not own)
+    _watchers = tuple(other for other in _watchers if other is not own and other() is not None)
     release()
 
 

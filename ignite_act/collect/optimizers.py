@@ -65,13 +65,14 @@ def watch(observer: StepObserver) -> Callable[[], object]:
     """
     global _observers
     own = weakref.ref(observer)
+    release = hold(observer)
     _observers = (*_observers, own)
-    return weakref.finalize(observer, _unwatch, own, hold(observer))
+    return weakref.finalize(observer, _unwatch, own, release)
 
 
 def _unwatch(own: weakref.ref[StepObserver], release: Callable[[], object]) -> None:
     global _observers
-    _observers = tuple(other for other in _observers if other is not own)
+    _observers = tuple(other for other in _observers if other is not own and other() is not None)
     release()
 
 
@@ -203,15 +204,15 @@ _original_step: Callable[..., Any] | None = None
 
 def _register() -> Callable[[], object]:
     global _handle
-    hooks = contextlib.ExitStack()
-    _handle = register_optimizer_step_pre_hook(_before)
-    hooks.callback(_handle.remove)
-    hooks.callback(register_optimizer_step_post_hook(_after).remove)
-    hooks.callback(_remove_for_this_step)
-    hooks.callback(_in_progress.clear)
-    _watch_scalers()
-    hooks.callback(_unwatch_scalers)
-    return hooks.close
+    with contextlib.ExitStack() as hooks:  # if one cannot be registered, none stays
+        _handle = register_optimizer_step_pre_hook(_before)
+        hooks.callback(_handle.remove)
+        hooks.callback(register_optimizer_step_post_hook(_after).remove)
+        hooks.callback(_remove_for_this_step)
+        hooks.callback(_in_progress.clear)
+        _watch_scalers()
+        hooks.callback(_unwatch_scalers)
+        return hooks.pop_all().close
 
 
 _holders = Holders(_register)
