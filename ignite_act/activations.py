@@ -20,9 +20,9 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._ops import OpOverloadPacket
 
 from ignite_act.errors import first_line, quoted
+from ignite_act.internals import NN_FUNCTIONS, arguments_of, operators
 
 Interval = tuple[float, float]
 """Closed interval ``(low, high)`` of the pre-activation axis; the ends may be infinite."""
@@ -386,12 +386,11 @@ def _calls(name: str, *positional: str, extra: tuple[Callable[..., Any], ...] = 
 
 def _operators(form: str) -> Iterator[Call]:
     """An operator below the functions, and what ``torch.nn.functional`` calls for it, with arguments of their own."""
-    packet = getattr(torch.ops.aten, form, None)
-    if not isinstance(packet, OpOverloadPacket):
+    found = operators(form)
+    if not found:
         return
-    overloads = [getattr(packet, overload) for overload in packet.overloads()]
-    positional = tuple(argument.name for argument in overloads[0]._schema.arguments[1:])
-    for function in (getattr(torch._C._nn, form, None), packet, *overloads):
+    positional = arguments_of(found[0])[1:]
+    for function in (getattr(NN_FUNCTIONS, form, None), *found):
         if function is not None:
             yield Call(function, positional)
 

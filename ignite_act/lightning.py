@@ -14,6 +14,7 @@ from ignite_act import guard
 from ignite_act.collect import Coverage
 from ignite_act.collect.loss import loss_of
 from ignite_act.findings import Finding
+from ignite_act.internals import is_in_training_step, steps_of
 from ignite_act.recorder import EpochRecorder
 from ignite_act.report import EpochReport
 from ignite_act.sinks import FanOut, Sink
@@ -152,7 +153,7 @@ class DiagnosticsCallback(Callback):
         # As LearningRateMonitor does it: `log_dict` would cost in every later batch and warn in data-parallel runs.
         trainer.callback_metrics.update({name: torch.tensor(float(value)) for name, value in numbers.items()})
         for logger in trainer.loggers:
-            step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1  # that of Lightning's own epoch metrics
+            step = steps_of(trainer) - 1  # that of Lightning's own epoch metrics
             logger.log_metrics({"epoch": trainer.current_epoch, **numbers}, step=step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -218,7 +219,7 @@ def _scores(metrics: Mapping[str, torch.Tensor]) -> dict[str, dict[str, float]]:
 def _gate(module: weakref.ref[LightningModule]) -> Callable[[], bool]:
     def in_training_step() -> bool:
         own = module()
-        return own is not None and own._current_fx_name == "training_step"  # what decides for `self.log`, too
+        return own is not None and is_in_training_step(own)
 
     return in_training_step
 

@@ -8,24 +8,11 @@ import torch
 import torch.nn.functional as F
 from ignite.engine import Engine
 from torch import Tensor, nn
-from torch.nn.modules import module as torch_module
 from torch.optim import Optimizer
-from torch.optim import optimizer as torch_optimizer
+
+from ignite_act.internals import global_hooks as global_hooks
 
 Batch = tuple[Tensor, Tensor]
-
-
-def global_hooks() -> list[object]:
-    """Every hook for all modules and all optimizers that is in place: none of ours outside a window."""
-    tables = (
-        torch_module._global_forward_hooks,
-        torch_module._global_forward_pre_hooks,
-        torch_module._global_forward_hooks_always_called,
-        torch_module._global_backward_hooks,
-        torch_optimizer._global_optimizer_pre_hooks,
-        torch_optimizer._global_optimizer_post_hooks,
-    )
-    return [hook for table in tables for hook in table.values()]
 
 
 class FunctionalMLP(nn.Module):

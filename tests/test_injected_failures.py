@@ -23,13 +23,13 @@ from torch import Tensor, nn, overrides
 import ignite_act
 from ignite_act import Diagnostics, GradientStats
 from ignite_act.collect.hooks import Holders
-from ignite_act.collect.torch_internals import remove_function_mode
 from ignite_act.findings.rules import RULES
+from ignite_act.internals import global_hooks, remove_function_mode
 from ignite_act.sinks import ConsoleSink, JsonLinesSink, TensorBoardSink
 
 PARTS = ("activations", "collect", "findings", "recorder", "report", "sinks", "stats", "handlers")
 SHELLS = {  # what torch and Ignite call: each does nothing but call the rest, guarded
-    "ignite_act.collect.hooks", "ignite_act.collect.torch_internals", "ignite_act.handlers.stepping",
+    "ignite_act.collect.hooks", "ignite_act.internals", "ignite_act.handlers.stepping",
 }  # fmt: skip
 EXEMPT = {
     "attach", "detach", "__enter__", "__exit__", "__call__",  # the user calls them
@@ -149,16 +149,6 @@ def report_of(diagnostics: Diagnostics) -> dict[str, Any]:
     }
 
 
-def hooks() -> tuple[int, ...]:
-    """How many hooks torch calls for every module and every optimizer."""
-    return tuple(
-        len(registered)
-        for space in map(importlib.import_module, ("torch.nn.modules.module", "torch.optim.optimizer"))
-        for name, registered in sorted(vars(space).items())
-        if name.startswith("_global_") and isinstance(registered, dict)
-    )
-
-
 def equal(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor):
         return torch.equal(one, other)
@@ -198,8 +188,7 @@ def test_no_failure_of_ours_is_felt_by_the_training(
     Nothing of it is left behind: the next training is watched as if nothing had ever failed.
     """
     expected, report, called = undisturbed
-    assert len(hooks()) > 5
-    none = hooks()
+    none = global_hooks()
     caplog.set_level(logging.WARNING, "ignite_act")
     wrong = []
     assert len(called) > 400
@@ -232,12 +221,12 @@ def test_no_failure_of_ours_is_felt_by_the_training(
         if overrides._get_current_function_mode_stack():
             remove_function_mode(overrides._get_current_function_mode_stack()[0])
             wrong.append(f"{target.name} leaves a mode behind")
-        if hooks() != none:
+        if global_hooks() != none:
             del diagnostics  # with which they go, at the latest
             gc.collect()
-        if hooks() != none:
+        if global_hooks() != none:
             wrong.append(f"{target.name} leaves hooks behind")
-            none = hooks()
+            none = global_hooks()
         if not equal(result, expected):
             wrong.append(f"{target.name} is felt")
         elif calls[0] and not told:

@@ -24,6 +24,7 @@ from torch.optim import SGD
 from torch.utils.data import DataLoader
 
 from ignite_act import Diagnostics, EpochRecorder, EpochReport
+from ignite_act.internals import is_in_training_step, steps_of
 from ignite_act.testing import Batch, SharedReLU, batches, global_hooks, make_trainer
 
 pytest.importorskip("lightning", reason="Lightning is not installed (the extra lightning)")
@@ -628,3 +629,20 @@ def test_findings_travel_through_a_checkpoint(tmp_path: Path) -> None:
     assert [report.findings for report in notes.reports] == [report.findings for report in expected.reports[3:]]
     assert [report.findings for report in notes.ends] == [report.findings for report in expected.ends]
     assert "plateau" in [finding.kind for finding in resumed.findings]
+
+
+def test_lightning_says_which_hook_it_calls_and_how_many_steps_it_made() -> None:
+    """Canaries: what `internals` asks of Lightning."""
+    found = []
+
+    class Asking(Lit):
+        def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+            found.append(is_in_training_step(self))
+            return super().training_step(batch, batch_idx)
+
+        def on_train_epoch_end(self) -> None:
+            found.append(is_in_training_step(self))
+
+    own = fit(Asking(), max_epochs=1, limit_train_batches=3)
+    assert found == [True, True, True, False]
+    assert steps_of(own) == 3

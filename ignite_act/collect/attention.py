@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ignite_act.collect.graphs import nodes_behind
-from ignite_act.collect.torch_internals import attention_of, is_saving_elsewhere
+from ignite_act.internals import attention_of, is_saving_elsewhere
 
 _ALL = 0.99
 _MOST_NODES = 200

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ignite_act.collect.torch_internals import is_distributed, without_functions
 from ignite_act.guard import Owner, guarded
+from ignite_act.internals import is_distributed, without_functions
 
 
 class BackwardSignal:

@@ -14,9 +14,9 @@ from typing_extensions import Self
 
 from ignite_act.collect.names import unwrap
 from ignite_act.collect.processes import gather, several
-from ignite_act.collect.torch_internals import compiled_frames
 from ignite_act.errors import one_line
 from ignite_act.guard import guarded, reason_of
+from ignite_act.internals import compiled_frames
 
 logger = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from ignite_act.collect.fixed import FixedTensors, is_zero
 from ignite_act.collect.functions import Arguments, Function, Keywords, first_argument, named, tensors_in, word
 from ignite_act.collect.hand_values import NOTHING, HandFinding, Trace, joined, kind_of_clamp, memory_of
+from ignite_act.internals import number_of
 
 ADVICE = "put it into a module and choose that with sites="
 UNSEEN = "what happens inside cannot be seen"
@@ -101,7 +102,7 @@ class HandSearch:
         if trace.hidden:
             self._by_memory[memory_of(tensor)] = trace
         if self._first_node is None and tensor.grad_fn is not None:
-            self._first_node = tensor.grad_fn._sequence_nr()
+            self._first_node = number_of(tensor.grad_fn)
 
     def _confirm(self, findings: Iterable[HandFinding]) -> None:
         for finding in findings:
@@ -297,7 +298,7 @@ class HandSearch:
             return False
         if self._fixed.is_fixed(tensor) or (_is_by_function(tensor) and memory_of(tensor) in self._by_memory):
             return False
-        return bool(node._sequence_nr() > self._first_node)
+        return number_of(node) > self._first_node
 
     def _report_unseen(self, place: Place, tensor: Tensor) -> None:
         name = type(tensor.grad_fn).__name__

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ignite_act.activations import Activation
 from ignite_act.collect.by_hand import Place
+from ignite_act.internals import own_buffers, own_parameters
 
 
 class SiteKey(NamedTuple):
@@ -94,7 +95,7 @@ class Frame:
         self.info = info
         self.call = call
         self.counts: dict[str, int] = {}
-        self.owns = bool(module._parameters or module._buffers)
+        self.owns = bool(own_parameters(module) or own_buffers(module))
         self.hidden_from = hidden_from  # ids of the observers for which what is called inside is no site
         self.pre_activation: Tensor | None = None
         self.version = 0

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 import torch
 from torch import Tensor
 
-from ignite_act.collect.torch_internals import backward_number, local_part, version, why_unreadable
 from ignite_act.guard import Owner, guarded
+from ignite_act.internals import backward_number, local_part, version, why_unreadable
 from ignite_act.stats.weights import peaks
 
 _CHECKED = 3

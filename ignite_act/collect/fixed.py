@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ignite_act.collect.functions import named, tensors_in
+from ignite_act.internals import own_buffers, own_parameters
 
 _CREATORS = named(
     "zeros", "ones", "full", "arange", "linspace", "logspace", "eye", "tensor", "as_tensor", "zeros_like", "ones_like",
@@ -92,9 +93,9 @@ class FixedTensors:
             return entry[1]
         if isinstance(value, nn.Parameter):
             return None if any(value is own for own in self._inputs) else _PARAMETER
-        if module is not None and any(value is own for own in module._parameters.values()):
+        if module is not None and any(value is own for own in own_parameters(module).values()):
             return _PARAMETER  # a tensor that stands in for one (torch.func.functional_call)
-        if module is not None and any(value is own for own in module._buffers.values()):
+        if module is not None and any(value is own for own in own_buffers(module).values()):
             return _CONSTANT
         return None
 

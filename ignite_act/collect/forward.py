@@ -10,16 +10,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
-import sys
 import threading
 import weakref
 from collections.abc import Callable, Mapping
-from types import FrameType
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
 from torch.overrides import TorchFunctionMode
 
 from ignite_act.activations import Activation, RecognisedCall, recognised_call, recognised_module
@@ -33,15 +30,17 @@ from ignite_act.collect.layout import ChannelAxes
 from ignite_act.collect.names import module_names
 from ignite_act.collect.scope import forward_kind
 from ignite_act.collect.structure import main_tensor, tensors_in
-from ignite_act.collect.torch_internals import (
+from ignite_act.guard import guarded, is_running, report_failure
+from ignite_act.internals import (
     SWITCH_GRADIENTS,
     is_compiling,
+    is_nested_call,
+    is_operator,
     is_recomputing,
     is_recording,
     remove_function_mode,
     version,
 )
-from ignite_act.guard import guarded, is_running, report_failure
 
 
 class _Site(NamedTuple):
@@ -193,7 +192,7 @@ class ForwardTap:
             if threading.get_ident() != self._thread:
                 self._note("forwards in other threads", "another forward of the model was running at the same time")
                 return
-            if module is self._model() and not _is_inside_itself(module):
+            if module is self._model() and not is_nested_call(module):
                 self._end_forward()  # Ctrl-C has broken off the last forward
         if self._depth == 0:
             self._begin_forward(module, args)
@@ -329,7 +328,7 @@ class ForwardTap:
     def _is_activation(self, function: Callable[..., Any], value: Any) -> bool:
         """Whether a function of this is a site: one of parameters is the same for every sample."""
         frame = self._stack[-1]
-        if frame.info.opaque and isinstance(function, OpOverload):
+        if frame.info.opaque and is_operator(function):
             return False  # compiled code, of which most kinds are not seen
         if not self._fixed.is_weight(value, frame.module):
             return True
@@ -501,20 +500,10 @@ def _is_inert(module: nn.Module, activation_fn: Activation | None) -> bool:
     return next(module.children(), None) is None
 
 
-def _is_inside_itself(module: nn.Module) -> bool:
-    """Whether a module's call, just begun, stands inside another call of the same module."""
-    code, calls = nn.Module._call_impl.__code__, 0
-    frame: FrameType | None = sys._getframe()
-    while frame is not None and calls < 2:
-        calls += frame.f_code is code and frame.f_locals.get("self") is module
-        frame = frame.f_back
-    return calls > 1
-
-
-def _is_overwritten(before: Tensor, version: int, result: Tensor) -> bool:
+def _is_overwritten(before: Tensor, old_version: int, result: Tensor) -> bool:
     if before.is_inference():  # does not count its versions
         return before.untyped_storage().data_ptr() == result.untyped_storage().data_ptr()
-    return before._version != version
+    return version(before) != old_version
 
 
 _calls = 0

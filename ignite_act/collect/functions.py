@@ -8,7 +8,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._ops import OpOverloadPacket
+
+from ignite_act.internals import NN_FUNCTIONS, operators
 
 Function = Callable[..., Any]
 Arguments = tuple[Any, ...]
@@ -17,12 +18,9 @@ Keywords = dict[str, Any]
 
 def named(*names: str) -> frozenset[Function]:
     """Everything in torch that has one of these names: functional, function, tensor method and operator."""
-    places = (F, torch, torch.Tensor, torch.linalg, torch.special, torch._C._nn)
+    places = (F, torch, torch.Tensor, torch.linalg, torch.special, NN_FUNCTIONS)
     found = {getattr(place, name) for name in names for place in places if hasattr(place, name)}
-    for packet in (getattr(torch.ops.aten, name, None) for name in names):
-        if isinstance(packet, OpOverloadPacket):
-            found |= {packet, *(getattr(packet, overload) for overload in packet.overloads())}
-    return frozenset(found)
+    return frozenset(found.union(*map(operators, names)))
 
 
 def word(function: Function) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from ignite_act.activations import labels_of_calls
+from ignite_act.internals import compiled_module, compiles_itself
 
 FUSING = (nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.MultiheadAttention)
 """Modules that torch may compute in one kernel."""
@@ -47,7 +48,7 @@ def why_opaque(module: nn.Module) -> str:
     """Why what happens inside a module cannot be seen; empty if it can."""
     if isinstance(module, torch.jit.ScriptModule):
         return "it is compiled by TorchScript: calls inside cannot be seen"
-    if hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None:
+    if compiled_module(module) is not None or compiles_itself(module):
         return "it is compiled by torch.compile: calls inside may not be seen"
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
         return "its activations are computed inside a fused kernel"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ignite_act.collect.torch_internals import backward_roots, is_saving_elsewhere
+from ignite_act.internals import backward_roots, is_saving_elsewhere
 
 _KEY = "ignite_act"
 _MOST_NODES = 20_000

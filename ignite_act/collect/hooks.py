@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from torch import nn
 
 from ignite_act import guard
-from ignite_act.collect.torch_internals import is_compiling, register_forward_hook, register_forward_pre_hook
 from ignite_act.guard import report_failure
+from ignite_act.internals import is_compiling, register_forward_hook, register_forward_pre_hook
 
 
 class CallWatcher(Protocol):

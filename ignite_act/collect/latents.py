@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ignite_act.collect.graphs import name_of
-from ignite_act.collect.torch_internals import is_saving_elsewhere, saved_tensor
+from ignite_act.internals import is_saving_elsewhere, saved_tensor
 
 _DEVIATIONS = ("Exp", "Sqrt")
 

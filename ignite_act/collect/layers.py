@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from ignite_act.collect.names import Pattern, clean, matches, parameter_names
-from ignite_act.collect.torch_internals import (
+from ignite_act.internals import (
     flat_pieces,
     is_flat,
     is_flattened,
@@ -141,10 +141,13 @@ def _selects(patterns: tuple[Pattern, ...] | None, labels: list[Label], dimensio
     return any(_asks_for_vectors(pattern, kind) for pattern, kind in fitting)
 
 
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
 def _asks_for_vectors(pattern: Pattern, owner: type[nn.Module]) -> bool:
     """Whether a pattern that fits a bias or a norm's weight means it: not by a mere ``layers.*``."""
     if not isinstance(pattern, str):
-        return not issubclass(owner, (nn.Linear, nn.modules.conv._ConvNd, nn.Embedding))
+        return not issubclass(owner, (nn.Linear, *_CONVOLUTIONS, nn.Embedding))
     return pattern.split(".")[-1] != "*"
 
 

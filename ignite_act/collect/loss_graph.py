@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from ignite_act.collect.graphs import FUNCTIONS, PRODUCTS, is_view, name_of
-from ignite_act.collect.torch_internals import shape_of
+from ignite_act.internals import shape_of
 
 _AGAIN = {
     "LogSoftmax": ("Softmax",),

@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ignite_act.internals import without_functions
+
 Factor = tuple[int, int]
 Axis = tuple[Factor, ...]
 Layout = tuple[Axis, ...]
@@ -100,7 +102,7 @@ def regrouped(layout: Layout, target: Sequence[int]) -> Layout:
 def viewed(function: Callable[..., Any], layout: Layout, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Layout]:
     """The layouts after a function that returns views, told by their strides."""
     shape, strides = [_size(axis) for axis in layout], _STRIDES[: len(layout)]
-    with torch._C.DisableTorchFunction():
+    with without_functions():
         result = function(torch.empty_strided(shape, strides, device="meta"), *args, **kwargs)
     return [_found(layout, tensor, strides) for tensor in _as_list(result)]
 
@@ -108,7 +110,7 @@ def viewed(function: Callable[..., Any], layout: Layout, args: Sequence[Any], kw
 def kept(function: Callable[..., Any], layout: Layout, args: Sequence[Any], kwargs: dict[str, Any]) -> list[Layout]:
     """The layouts after a function that drops or reorders whole axes, told by sizes that are all different."""
     sizes = _PRIMES[: len(layout)]
-    with torch._C.DisableTorchFunction():
+    with without_functions():
         result = function(torch.empty(sizes, device="meta"), *args, **kwargs)
     owner = dict(zip(sizes, layout, strict=True))
     return [tuple(owner.get(size, ((1, 0),)) for size in tensor.shape) for tensor in _as_list(result)]
@@ -135,7 +137,7 @@ def indexed(layout: Layout, index: Any) -> Layout:
     channel = next((number for number, axis in enumerate(layout) if _holds_channels(axis)), -1)
     label = torch.zeros([2] * len(layout), dtype=torch.int8, device="cpu")
     label.select(channel, 1).fill_(1)
-    with torch._C.DisableTorchFunction():
+    with without_functions():
         result = label[tuple(tiny)]
     varying = [number for number in range(result.ndim) if bool((result != result.narrow(number, 0, 1)).any())]
     return channels_on(varying[0], result.shape) if unit_axis(layout) is not None and len(varying) == 1 else LOST
@@ -144,7 +146,7 @@ def indexed(layout: Layout, index: Any) -> Layout:
 def written(layout: Layout, index: Any, shape: Sequence[int]) -> Layout:
     """The layout of a tensor into which ``target[index] = values`` has put values of this layout."""
     strides = _STRIDES[: len(shape)]
-    with torch._C.DisableTorchFunction():
+    with without_functions():
         part = torch.empty_strided(shape, strides, device="meta")[index]
     axis = unit_axis(layout)
     if axis is None or part.ndim < -axis:

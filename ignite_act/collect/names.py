@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterable
-from typing import cast
 
 from torch import nn
+
+from ignite_act.internals import compiled_module, own_parameters
 
 _WRAPPER_PARTS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 
@@ -20,8 +21,8 @@ def unwrap(model: nn.Module) -> nn.Module:
     while True:
         if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
             model = model.module
-        elif isinstance(getattr(model, "_orig_mod", None), nn.Module):
-            model = cast(nn.Module, model._orig_mod)
+        elif (compiled := compiled_module(model)) is not None:
+            model = compiled
         else:
             return model
 
@@ -43,7 +44,7 @@ def parameter_names(model: nn.Module) -> dict[int, list[tuple[str, type[nn.Modul
     """Every parameter, by its id, with all its names and the types of the modules that own it, wrappers' parts in."""
     names: dict[int, list[tuple[str, type[nn.Module]]]] = {}
     for prefix, module in model.named_modules(remove_duplicate=False):
-        for name, parameter in module._parameters.items():
+        for name, parameter in own_parameters(module).items():
             if parameter is not None:
                 names.setdefault(id(parameter), []).append((f"{prefix}.{name}" if prefix else name, type(module)))
     return names

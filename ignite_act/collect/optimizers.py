@@ -14,14 +14,14 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.hooks import RemovableHandle
 
 from ignite_act.collect.hooks import Holders
-from ignite_act.collect.torch_internals import (
+from ignite_act.guard import guarded, report_failure
+from ignite_act.internals import (
     has_step_pre_hooks,
     is_being_called,
     is_compiling,
     is_nested_step,
     step_pre_hooks_after,
 )
-from ignite_act.guard import guarded, report_failure
 
 
 class StepObserver(Protocol):

@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
 from ignite_act.collect.attention import sharpness
 from ignite_act.collect.graphs import Reading, function_of, mark, reading
@@ -21,8 +19,8 @@ from ignite_act.collect.layers import find_layers
 from ignite_act.collect.loss_graph import NOTHING, LossFacts, loss_facts
 from ignite_act.collect.names import clean
 from ignite_act.collect.passes import ModelCall, PassCollector, Place, is_sample
-from ignite_act.collect.torch_internals import backward_number, is_distributed, why_unreadable, without_functions
 from ignite_act.guard import guarded
+from ignite_act.internals import BATCH_NORM, DROPOUT, backward_number, is_distributed, why_unreadable, without_functions
 from ignite_act.stats.guesses import TINY
 from ignite_act.stats.likelihood import ANYWHERE, NAMES, Likelihood, as_rows
 
@@ -209,7 +207,7 @@ class OutputCollector(PassCollector):
         self._looking = is_sample(self._forwards)
         if self._looking:
             self._norms = {clean(name) for name, m in self.model.named_modules()
-                           if isinstance(m, _BatchNorm) and m.training}  # fmt: skip
+                           if isinstance(m, BATCH_NORM) and m.training}  # fmt: skip
         return self._looking
 
     def after_layer(self, place: Place, given: Tensor | None, result: Tensor) -> None:
@@ -319,7 +317,7 @@ class OutputCollector(PassCollector):
         # The one that is judged: the loss reads it, and can be told.
         main = max(heads, key=lambda place: (heads[place].read > 0, _certainty(losses[place][0])))
         others = {place: head.row(*losses[place]) for place, head in heads.items() if head.read and place != main}
-        rate, dropout = max(((m.p, name) for name, m in self.model.named_modules() if isinstance(m, _DropoutNd)),
+        rate, dropout = max(((m.p, name) for name, m in self.model.named_modules() if isinstance(m, DROPOUT)),
                             default=(0.0, ""))  # fmt: skip
         return {
             ROW: {

@@ -15,16 +15,17 @@ from ignite_act.collect.base import Collector
 from ignite_act.collect.names import module_names, unwrap
 from ignite_act.collect.scope import NOTHING_YET, forward_kind
 from ignite_act.collect.structure import main_tensor, tensors_in
-from ignite_act.collect.torch_internals import (
+from ignite_act.guard import report_failure
+from ignite_act.internals import (
     compiled_module,
     compiles_itself,
     flat_pieces,
     is_recomputing,
     is_recording,
+    own_parameters,
     why_unreadable,
     without_functions,
 )
-from ignite_act.guard import report_failure
 
 
 class Place(NamedTuple):
@@ -135,7 +136,7 @@ class PassTap:
         self._compiled = ""
         shapes = {key: len(piece.shape) for key, piece in flat_pieces(model).items()} if model is not None else {}
         for module, names in module_names(model).items() if model is not None else ():
-            own = [own for own in module._parameters.values() if own is not None and _known(own)]
+            own = [own for own in own_parameters(module).values() if own is not None and _known(own)]
             has_weight = any(shapes.get(id(parameter), parameter.ndim) > 1 for parameter in own)
             single = next(module.children(), None) is None
             has_weight = has_weight and (single or module is not model)  # the model's output is told of anyway
@@ -350,5 +351,5 @@ def _nobody() -> None:
     return None
 
 
-def _known(parameter: nn.Parameter) -> bool:
+def _known(parameter: Tensor) -> bool:
     return not isinstance(parameter, nn.parameter.UninitializedParameter)

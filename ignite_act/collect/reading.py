@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from ignite_act.collect.layers import Layer
-from ignite_act.collect.torch_internals import is_partial, is_unreadable, local_part
 from ignite_act.errors import first_line, one_line
+from ignite_act.internals import is_partial, is_unreadable, local_part
 from ignite_act.stats import magnitude
 
 LONGEST_REASON = 160

@@ -27,7 +27,7 @@ def is_training(module: nn.Module) -> bool:
     >>> model.training, is_training(model)
     (True, False)
     """
-    leaves = (part for part in module.modules() if not part._modules)
+    leaves = (part for part in module.modules() if next(part.children(), None) is None)
     return any(leaf.training for leaf in leaves)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ignite_act.collect.backward import BackwardSignal
 from ignite_act.collect.passes import ModelCall, PassCollector, Place, is_sample
-from ignite_act.collect.torch_internals import local_part, why_unreadable
+from ignite_act.internals import local_part, why_unreadable
 from ignite_act.stats import ABSENT, Distribution, Magnitude, largest
 from ignite_act.stats.base import on_device
 from ignite_act.stats.magnitude import stacked, totals_and_maxima

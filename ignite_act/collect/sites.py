@@ -7,7 +7,6 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
-import torch
 from torch import nn
 
 from ignite_act.activations import Activation, recognised_module
@@ -18,6 +17,7 @@ from ignite_act.collect.forward import ForwardTap
 from ignite_act.collect.names import Pattern, Patterns, as_patterns, is_glob, matches
 from ignite_act.collect.scope import NOTHING_YET
 from ignite_act.guard import reason_of
+from ignite_act.internals import is_wrapped
 from ignite_act.stats.base import Statistic
 
 logger = logging.getLogger(__name__)
@@ -136,7 +136,7 @@ class SiteCollector(Collector, Generic[S]):
         """Takes one call into the site's statistic."""
         if call.activation.numel() == 0 or call.key in self._failed or not self._selects_early(call.key):
             return
-        if _is_wrapped(call.activation):
+        if is_wrapped(call.activation):
             self._failed[call.key] = "it was called below a function transform (torch.func)"
             return
         if not call.activation.is_floating_point():
@@ -340,8 +340,3 @@ def _is_within(places: Collection[str], label: str) -> bool:
     (True, False)
     """
     return any(label[:end] in places for end, character in enumerate(label) if character == ".")
-
-
-def _is_wrapped(tensor: torch.Tensor) -> bool:
-    """Whether a tensor belongs to a function transform and must not outlive it."""
-    return bool(torch._C._functorch.is_functorch_wrapped_tensor(tensor))

@@ -19,8 +19,8 @@ from ignite_act.collect.clearing import Clearing
 from ignite_act.collect.graphs import weights_behind
 from ignite_act.collect.layers import find_layers
 from ignite_act.collect.passes import ModelCall, PassCollector, is_sample
-from ignite_act.collect.torch_internals import flat_pieces, is_distributed, local_part, why_unreadable
 from ignite_act.guard import guarded
+from ignite_act.internals import flat_pieces, is_distributed, local_part, why_unreadable
 from ignite_act.stats import change
 from ignite_act.stats.arrival import Arrival
 from ignite_act.stats.weights import equal_rows, fingerprint, peaks
@@ -348,7 +348,7 @@ class UpdateCollector(PassCollector):
 
     def _begin(self) -> None:
         super()._begin()
-        owners = {id(p): module for module in self.model.modules() for p in module._parameters.values()}
+        owners = {id(p): module for module in self.model.modules() for p in module.parameters(recurse=False)}
         known = find_layers(self.model, None).chosen
         self._layers = {
             known[id(parameter)].name: _Layer(

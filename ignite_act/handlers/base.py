@@ -16,6 +16,7 @@ from typing_extensions import Self
 from ignite_act.collect import Collector
 from ignite_act.guard import guarded, harmless
 from ignite_act.handlers import exceptions, stepping
+from ignite_act.internals import firing_engines
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ def on_own_engine(what: str) -> Callable[[Method], Method]:
         def call(self: WindowHandler, engine: Engine, *args: Any, **kwargs: Any) -> None:
             with guarded(self, what):
                 own = self._engine() if self._engine is not None else None
-                if engine is own and next(stepping.firing(), own) is own:
+                if engine is own and next(firing_engines(), own) is own:
                     method(self, engine, *args, **kwargs)
 
         return call  # type: ignore[return-value]

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import copy
 import functools
-import sys
 import weakref
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Callable
 from typing import Any
 
 from ignite.engine import Engine, Events
+
+from ignite_act.internals import firing_engines
 
 _FUNCTION = "_process_function"
 
@@ -74,18 +74,8 @@ def ask(engine: Engine) -> Callable[[], bool]:
     return in_step
 
 
-def firing() -> Iterator[Engine]:
-    """The engines that handlers of events are running for in this thread, the innermost first."""
-    code = Engine._fire_event.__code__
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        if frame.f_code is code:
-            yield frame.f_locals["self"]
-        frame = frame.f_back
-
-
 def _is_firing(engine: Engine) -> bool:
-    return any(other is engine for other in firing())
+    return any(other is engine for other in firing_engines())
 
 
 def leave(engine: Engine) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from ignite_act.internals import norm_of_each
 from ignite_act.stats import kernels
 from ignite_act.stats.base import Statistic, accumulator_dtype, on_device
 
@@ -266,14 +267,9 @@ def totals_and_maxima(tensors: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
         else:
             together.setdefault((values.device, values.dtype), {})[place] = values
     for (device, _), alike in together.items():
-        found = [_norms(list(alike.values()), order, accumulator_dtype(device)) for order in (1.0, math.inf)]
+        found = [norm_of_each(list(alike.values()), order, accumulator_dtype(device)) for order in (1.0, math.inf)]
         numbers |= zip(alike, zip(*found, strict=True), strict=True)
     return [numbers[place] for place in range(len(tensors))]
-
-
-def _norms(tensors: list[Tensor], order: float, dtype: torch.dtype) -> Sequence[Tensor]:
-    """A norm of each tensor, ``()``. The name is private to torch, whose public ones take a tensor at a time."""
-    return torch._foreach_norm(tensors, order, dtype=dtype)
 
 
 def _fits(tensor: Tensor, scratch: Tensor) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ignite_act.collect.attention import sharpness
 from ignite_act.collect.graphs import nodes_behind
-from ignite_act.collect.torch_internals import attention_of
+from ignite_act.internals import attention_of
 
 WIDTH, PLACES, HEADS = 8, 6, 2
 

@@ -17,8 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from ignite_act import EpochRecorder
-from ignite_act.collect import torch_internals
+from ignite_act import EpochRecorder, internals
 from ignite_act.stats import Course, Distribution, Magnitude, SaturatedUnits, ShardedMagnitude, UnitLife, weights
 from ignite_act.stats.base import Statistic
 from ignite_act.stats.likelihood import Likelihood
@@ -49,7 +48,7 @@ class Event:
 @contextlib.contextmanager
 def stand_in() -> Iterator[None]:
     """Makes every new tensor one without values, and lets the collectors read those."""
-    unreadable = torch_internals.why_unreadable
+    unreadable = internals.why_unreadable
     with contextlib.ExitStack() as stack:
         for name, module in list(sys.modules.items()):
             if name.startswith("ignite_act.") and getattr(module, "why_unreadable", None) is unreadable:

@@ -1,22 +1,24 @@
-"""Every private name of torch that the collectors use, one function each.
+"""Every private name of torch, Ignite and Lightning that the package uses, one function each.
 
-A test for each fails when a new version of torch breaks it (``tests/collect/test_torch_internals.py`` and
-``test_internals_of_watching.py``). No function imports a part of torch that the user's program has not imported: what
-was never loaded is not in use.
+A test for each fails when a new version breaks it (``tests/test_internals.py`` and ``test_internals_of_watching.py``).
+No function imports what the user's program has not imported: what was never loaded is not in use.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn, overrides
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.autograd import graph
 from torch.nn.modules import module as _module
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.optim import Optimizer
 from torch.optim import optimizer as _optimizer_module
@@ -41,8 +43,38 @@ class Piece(NamedTuple):
 
 _SAMPLES, _QUERIES = 2, 32
 """How many samples, and queries of each, are looked at in an attention."""
+BATCH_NORM = _BatchNorm
+"""The class of all modules that normalise over a batch."""
+DROPOUT = _DropoutNd
+"""The class of all modules that drop some of their input."""
+NN_FUNCTIONS = torch._C._nn
+"""Where `torch.nn.functional` keeps functions that it does not write in Python."""
 SWITCH_GRADIENTS = torch._C._set_grad_enabled
 """The function that `torch.no_grad` calls as it begins and as it ends, through the function modes."""
+
+
+def operators(name: str) -> tuple[OpOverloadPacket | OpOverload, ...]:
+    """The operator of a name below the functions of torch, and its overloads; nothing where there is none."""
+    packet = getattr(torch.ops.aten, name, None)
+    if not isinstance(packet, OpOverloadPacket):
+        return ()
+    return (packet, *(getattr(packet, overload) for overload in packet.overloads()))
+
+
+def is_operator(function: object) -> bool:
+    """Whether a function is an overload of an operator, as compiled programs call it."""
+    return isinstance(function, OpOverload)
+
+
+def arguments_of(packet: OpOverloadPacket | OpOverload) -> tuple[str, ...]:
+    """The names of an operator's arguments; of the first of its overloads."""
+    overload = getattr(packet, packet.overloads()[0]) if isinstance(packet, OpOverloadPacket) else packet
+    return tuple(argument.name for argument in overload._schema.arguments)
+
+
+def norm_of_each(tensors: list[Tensor], order: float, dtype: torch.dtype) -> Sequence[Tensor]:
+    """A norm of each tensor, ``()``, in few operations. The public functions take a tensor at a time."""
+    return torch._foreach_norm(tensors, order, dtype=dtype)
 
 
 def is_compiling() -> bool:
@@ -73,6 +105,11 @@ def without_functions() -> Any:
 def is_saving_elsewhere() -> bool:
     """Whether hooks pack what operations save for backward now, as checkpoints do: to look at it would unpack it."""
     return torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+
+
+def number_of(node: Any) -> int:
+    """The place of a node of the graph in the order in which they were made in this thread."""
+    return int(node._sequence_nr())
 
 
 def shape_of(node: Any) -> tuple[int, ...]:
@@ -127,6 +164,26 @@ def version(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
+def own_parameters(module: nn.Module) -> Mapping[str, Tensor | None]:
+    """A module's own parameters, or what stands in for them, without those of its children."""
+    return module._parameters
+
+
+def own_buffers(module: nn.Module) -> Mapping[str, Tensor | None]:
+    """A module's own buffers, without those of its children."""
+    return module._buffers
+
+
+def is_nested_call(module: nn.Module) -> bool:
+    """Whether a module's call, just begun, stands inside another call of the same module."""
+    code, calls = nn.Module._call_impl.__code__, 0
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and calls < 2:
+        calls += frame.f_code is code and frame.f_locals.get("self") is module
+        frame = frame.f_back
+    return calls > 1
+
+
 def compiled_module(module: nn.Module) -> nn.Module | None:
     """The module below ``torch.compile(module)``; None for any other."""
     return module._modules.get("_orig_mod")
@@ -141,6 +198,19 @@ def compiled_frames() -> int:
     """How many pieces of code torch.compile has compiled in this process."""
     counters = _loaded("torch._dynamo.utils", "counters")
     return int(counters["frames"]["ok"]) if counters is not None else 0
+
+
+def global_hooks() -> list[object]:
+    """Every hook for all modules and all optimizers that is in place, whoever registered it."""
+    tables = (
+        _module._global_forward_hooks,
+        _module._global_forward_pre_hooks,
+        _module._global_forward_hooks_always_called,
+        _module._global_backward_hooks,
+        _optimizer_module._global_optimizer_pre_hooks,
+        _optimizer_module._global_optimizer_post_hooks,
+    )
+    return [hook for table in tables for hook in table.values()]
 
 
 _numbers: dict[Callable[..., Any], int] = {}
@@ -241,6 +311,27 @@ def is_being_called(owner: object) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+def firing_engines() -> Iterator[Any]:
+    """The engines of Ignite that handlers of events are running for in this thread, the innermost first."""
+    engine = _loaded("ignite.engine", "Engine")
+    code = engine._fire_event.__code__ if engine is not None else None
+    frame: FrameType | None = sys._getframe() if code is not None else None
+    while frame is not None:
+        if frame.f_code is code:
+            yield frame.f_locals["self"]
+        frame = frame.f_back
+
+
+def is_in_training_step(module: Any) -> bool:
+    """Whether Lightning is calling a module's ``training_step``: what decides for ``self.log``, too."""
+    return bool(module._current_fx_name == "training_step")
+
+
+def steps_of(trainer: Any) -> int:
+    """How many batches Lightning's trainer has made a step with: what its loggers take for the step."""
+    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
 
 
 def local_part(tensor: Tensor) -> Tensor:

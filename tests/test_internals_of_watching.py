@@ -2,37 +2,67 @@
 
 from __future__ import annotations
 
+import math
+import re
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
+from ignite.engine import Engine, Events
 from torch import Tensor, nn, overrides
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules import module as torch_module
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.nn.modules.module import (
+    register_module_forward_hook,
+    register_module_forward_pre_hook,
+    register_module_full_backward_hook,
+)
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
-from ignite_act.collect.torch_internals import (
+from ignite_act import internals
+from ignite_act.internals import (
+    BATCH_NORM,
+    DROPOUT,
+    NN_FUNCTIONS,
+    arguments_of,
+    attention_of,
     backward_number,
     backward_roots,
     compiled_frames,
     compiled_module,
     compiles_itself,
+    firing_engines,
+    global_hooks,
     has_step_pre_hooks,
     is_being_called,
     is_compiling,
+    is_nested_call,
+    is_nested_step,
+    is_operator,
+    is_plain,
     is_recomputing,
     is_recording,
+    norm_of_each,
+    number_of,
+    operators,
+    own_buffers,
+    own_parameters,
     register_forward_hook,
     register_forward_pre_hook,
     remove_function_mode,
+    saved_tensor,
+    shape_of,
     step_pre_hooks_after,
     version,
     without_functions,
 )
 
+FILES = ("test_internals.py", "test_internals_of_watching.py", "test_lightning.py")
 PLAIN = torch.arange(6.0).reshape(3, 2)
 
 
@@ -222,3 +252,137 @@ def test_a_mode_is_removed_from_below_others() -> None:
     for mode in reversed(modes):
         remove_function_mode(mode)
     assert overrides._get_current_function_mode_stack() == []
+
+
+def test_operators_have_overloads_and_named_arguments() -> None:
+    """An operator is found by its name with its overloads, whose arguments are named."""
+    packet, *overloads = operators("gelu")
+    assert packet is torch.ops.aten.gelu
+    assert torch.ops.aten.gelu.default in overloads
+    assert all(map(is_operator, overloads))
+    assert not is_operator(packet)
+    assert not is_operator(torch.relu)
+    assert arguments_of(packet) == arguments_of(torch.ops.aten.gelu.default) == ("self", "approximate")
+    assert operators("no_such_operator") == ()
+    assert NN_FUNCTIONS.gelu is F.gelu
+
+
+@pytest.mark.parametrize("order", [1.0, 2.0, math.inf])
+def test_norms_of_several_tensors(order: float) -> None:
+    """They are those of the tensors one by one, in the type that was asked for."""
+    tensors = [PLAIN, PLAIN.neg()[:1], torch.tensor(3.0), torch.tensor([math.nan, 1.0])]
+    for tensor, norm in zip(tensors, norm_of_each(tensors, order, torch.float64), strict=True):
+        expected = torch.linalg.vector_norm(tensor.flatten(), order, dtype=torch.float64)
+        torch.testing.assert_close(norm, expected, equal_nan=True)
+
+
+def test_nodes_of_a_graph_tell_their_order_their_shape_and_what_they_saved() -> None:
+    """Nodes are numbered as they are made."""
+    x = PLAIN.clone().requires_grad_()
+    first, second = x.exp(), x.softmax(1)
+    assert number_of(first.grad_fn) < number_of(second.grad_fn)
+    assert shape_of(second.grad_fn) == (3, 2)
+    assert shape_of(None) == ()
+    saved = saved_tensor(first.grad_fn, "result")
+    assert saved is not None
+    assert torch.equal(saved, first)
+    assert saved_tensor(first.grad_fn, "nothing") is None
+
+
+def test_weights_of_attention_are_read_off_the_graph() -> None:
+    """Those of torch's own attention, by whatever kernel, are the softmax of the scores."""
+    query, key = (
+        torch.randn(1, 2, 5, 4, generator=torch.Generator().manual_seed(n), requires_grad=True) for n in (0, 1)
+    )
+    expected = (query @ key.mT / 2).softmax(-1)
+    for mixed in (F.scaled_dot_product_attention(query, key, key).grad_fn, expected.grad_fn):
+        found = attention_of(mixed)
+        assert found is not None
+        torch.testing.assert_close(found, expected.detach())
+    assert attention_of((query + key).grad_fn) is None
+
+
+def test_what_a_module_owns_and_what_it_is() -> None:
+    """Its own parameters and buffers, without its children's; the classes that its kind derives from."""
+    model = nn.Sequential(nn.BatchNorm2d(2), nn.Dropout1d())
+    assert not own_parameters(model)
+    assert list(own_parameters(model[0])) == ["weight", "bias"]
+    assert list(own_buffers(model[0])) == ["running_mean", "running_var", "num_batches_tracked"]
+    assert [isinstance(part, BATCH_NORM) for part in model] == [True, False]
+    assert [isinstance(part, DROPOUT) for part in model] == [False, True]
+    for kind in (nn.BatchNorm1d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.LazyBatchNorm2d):
+        assert issubclass(kind, BATCH_NORM)
+    for kind in (nn.Dropout, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout):
+        assert issubclass(kind, DROPOUT)
+    assert is_plain(PLAIN)
+    assert not is_plain(PLAIN.to("meta"))
+
+
+def test_calls_of_a_module_inside_itself_are_known() -> None:
+    """A module that calls itself is inside itself at the inner call, and not at the outer one."""
+    nested = []
+
+    class Twice(nn.Module):
+        def forward(self, x: Tensor, more: bool = True) -> Tensor:
+            return self(x, more=False) if more else x
+
+    model = Twice()
+    handle = model.register_forward_pre_hook(lambda module, args: nested.append(is_nested_call(module)))
+    model(PLAIN)
+    handle.remove()
+    assert nested == [False, True]
+
+
+def test_steps_inside_steps_of_one_optimizer_are_known() -> None:
+    """``super().step()`` runs inside the step of the class that calls it."""
+    nested = []
+
+    class Own(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            return super().step(closure)
+
+    for kind in (torch.optim.SGD, Own):
+        optimizer = kind([nn.Parameter(PLAIN.clone())], lr=0.1)
+        optimizer.register_step_pre_hook(lambda own, args, kwargs: nested.append(is_nested_step(own)))
+        optimizer.step()
+    assert nested == [False, False, True]
+
+
+def test_all_global_hooks_are_listed() -> None:
+    """Hooks of all modules, before and after forward and backward, and of all optimizers, before and after steps."""
+    before = global_hooks()
+    handles = [
+        register_module_forward_pre_hook(print),
+        register_module_forward_hook(repr),
+        register_module_full_backward_hook(len),
+        register_optimizer_step_pre_hook(id),
+        register_optimizer_step_post_hook(hash),
+    ]
+    assert {print, repr, len, id, hash} <= set(global_hooks())
+    for handle in handles:
+        handle.remove()
+    assert global_hooks() == before
+
+
+def test_engines_that_run_handlers_are_known() -> None:
+    """The innermost first, and only while handlers run."""
+    found = []
+    outer, inner = (
+        Engine(lambda engine, batch: found.append(list(firing_engines()))),
+        Engine(lambda engine, batch: None),
+    )
+    inner.add_event_handler(Events.STARTED, lambda: found.append(list(firing_engines())))
+    outer.add_event_handler(Events.EPOCH_COMPLETED, lambda: inner.run([0]))
+    outer.run([0])
+    assert found == [[], [inner, outer]]
+
+
+def test_every_name_has_a_canary() -> None:
+    """Each function and each constant of the file stands in a test of this file or another."""
+    source = Path(internals.__file__).read_text(encoding="utf-8")
+    names = set(re.findall(r"^(?:def ([a-z]\w+)|([A-Z]\w+) =)", source, re.MULTILINE))
+    here = Path(__file__).parent
+    tests = "".join((here / name).read_text(encoding="utf-8") for name in FILES)
+    used = set(re.findall(r"\w+", tests))
+    assert len(names) > 40
+    assert not {name for pair in names for name in pair if name} - used

@@ -19,7 +19,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.tensor import DTensor, Partial, Replicate, Shard
 from torch.overrides import TorchFunctionMode
 
-from ignite_act.collect.torch_internals import (
+from ignite_act.internals import (
     SWITCH_GRADIENTS,
     Piece,
     flat_pieces,
@@ -174,12 +174,12 @@ def test_fsdp_that_does_not_shard_is_known(mesh: DeviceMesh) -> None:
 def test_nothing_is_imported_that_is_not_in_use() -> None:
     """Asking about tensors of a program that is not distributed loads no part of torch.distributed."""
     program = (
-        "import sys, torch; from ignite_act.collect import torch_internals as t; before = set(sys.modules)\n"
+        "import sys, torch; from ignite_act import internals as t; before = set(sys.modules)\n"
         "x = torch.zeros(2); m = torch.nn.Linear(1, 1)\n"
         "t.local_part(x), t.is_sharded(x), t.is_partial(x), t.is_wrapped(x), t.is_unreadable(x), t.flat_pieces(m)\n"
         "print(sorted(set(sys.modules) - before))"
     )
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[1]
     result = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 
