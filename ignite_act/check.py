@@ -88,6 +88,13 @@ def check(
         data = _fitting(model, data)
         if isinstance(optimizer, str):
             optimizer = _made(optimizer, model, lr)
+    with foreign("the model cannot be watched"):
+        return _checked(model, data, optimizer, batch_size, steps, seed, sinks)
+
+
+def _checked(
+    model: nn.Module, data: Data, optimizer: Optimizer, batch_size: int, steps: int, seed: int, sinks: Iterable[Sink]
+) -> Checked:
     count, window = windows(steps)
     trainer = create_trainer(model, optimizer, data.task, device=torch.device("cpu"))
     evaluator = create_evaluator(model, data.task, device=torch.device("cpu"))
@@ -103,6 +110,8 @@ def check(
                 trainer.run(loader, max_epochs=count, epoch_length=window)
         except UserError as problem:
             error = f"step {trainer.state.iteration}: {problem}"
+            if not isinstance(problem.__cause__ or problem, Exception):  # a wish to exit is none to be judged
+                raise UserError(error) from problem
     if not error and trainer.state.iteration < count * window:
         error = f"step {trainer.state.iteration}: the training ended early"
     return Checked(diagnostics.all_findings, diagnostics.report, trainer.state.iteration, error)

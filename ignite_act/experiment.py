@@ -298,7 +298,7 @@ class _Run:
         others = [name for name in self.resumable if name not in ("model", "diagnostics")]
         own = {name: self.resumable[name].state_dict() for name in others}
         del own["run"]["finite"]  # earlier versions did not store it
-        check_content(checkpoint, own, self.parts.optimizer)
+        check_content(checkpoint, own, self.parts.optimizer, len(self.parts.loader))
         try:
             Checkpoint.load_objects(self.resumable, checkpoint)
         except Exception as error:  # each object raises in its own way for what is not its state
@@ -314,6 +314,7 @@ class _Run:
     def _check_best(self) -> None:
         try:
             best = self.saver.best()
+            check_settings(best, _state_settings(self.parts.config))
             check_weights(best, self.parts.model)
         except UserError as error:
             raise UserError(f"{error}: the weights of the best epoch are lost; --overwrite starts over") from error

@@ -13,6 +13,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from enum import Enum
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -101,8 +102,11 @@ def writing(path: Path) -> Iterator[BinaryIO]:
     """A file that replaces another once it is complete and on disk; a link at the path is replaced, not followed.
 
     Raises:
-        OSError: if it cannot be written; the earlier file is then unchanged.
+        OSError: if it cannot be written, or if a pipe, a socket, a device or a directory is there; what is there is
+            then unchanged.
     """
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        _check_regular(path, path.stat())
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
     try:
@@ -125,6 +129,19 @@ def write(path: Path, content: str | bytes) -> None:
     """
     with writing(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextlib.contextmanager
+def appending(path: Path, *, follow_links: bool = False) -> Iterator[FileIO]:
+    """A file, opened to write at its end; it is made if it is not there.
+
+    Raises:
+        OSError: if it cannot be written, or is a link and must not be followed.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
+    flags |= 0 if follow_links else getattr(os, "O_NOFOLLOW", 0)
+    with FileIO(path, "ab", opener=lambda name, _: os.open(name, flags, 0o666)) as file:
+        yield file
 
 
 def cut(path: Path, size: int) -> None:

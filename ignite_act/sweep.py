@@ -24,6 +24,7 @@ from ignite_act.runs.directory import (
     OccupiedError,
     check_not_busy,
     check_run_directory,
+    has_begun,
     is_under_way,
     locked,
     record_failure,
@@ -102,7 +103,9 @@ class Sweep:
 
     def _train_alone(self, config: RunConfig) -> StoredRun:
         try:
-            (run,) = self._train([config], 2)  # 2, for a process of its own
+            # What the dead process had begun goes on; 2, for a process of its own.
+            overwrite = self.overwrite and not has_begun(self.directory(config), self.begin)
+            (run,) = self._train([config], 2, overwrite=overwrite)
             return run
         except BrokenExecutor as error:
             return read_run(record_failure(self.directory(config), config, error))

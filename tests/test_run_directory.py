@@ -250,6 +250,54 @@ def test_a_linked_page_is_replaced(tmp_path: Path, outside: Path) -> None:
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == "new"
 
 
+@pytest.mark.parametrize("how", modes())
+@pytest.mark.parametrize("name", [name for name in (*OWN, "comparison.md") if name != "checkpoints"])
+def test_directories_in_place_of_files_are_refused(
+    place: Path, directory: Path, name: str, how: dict[str, bool]
+) -> None:
+    """Nothing is written or removed where a directory has the name of one of a run's files."""
+    (directory / name).unlink(missing_ok=True)
+    (directory / name).mkdir()
+    (directory / name / "precious.txt").write_text("the user's own", encoding="utf-8")
+    before = content(directory)
+    with pytest.raises(UserError, match=r"is a directory|Is a directory"):
+        run(longer(), place, quiet=True, **how)
+    assert content(directory) == before
+
+
+@pytest.mark.parametrize("name", ["epochs.jsonl", "checkpoints"])
+def test_links_planted_while_a_run_trains_are_not_followed(
+    tmp_path: Path, outside: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What takes the place of a file or of the checkpoints in the middle of a run leads nothing out of it."""
+    directory = run_directory(CONFIG, tmp_path)
+    decide = experiment._Run._decide
+
+    def plant(self: Any, engine: Any) -> None:
+        decide(self, engine)
+        if engine.state.epoch == 2:
+            (directory / name).rename(directory / "moved")
+            (directory / name).symlink_to(outside if name == "checkpoints" else outside / "victim.pt")
+
+    monkeypatch.setattr(experiment._Run, "_decide", plant)
+    with contextlib.suppress(UserError):
+        run(CONFIG, tmp_path, quiet=True)
+    assert (directory / name).is_symlink()
+
+
+def test_only_regular_files_are_replaced(tmp_path: Path) -> None:
+    """A page that is to be written over a pipe, a directory or a link to a device is refused; they stay."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "directory").mkdir()
+    (tmp_path / "device").symlink_to(os.devnull)
+    (tmp_path / "linked").symlink_to(tmp_path / "pipe")
+    before = sorted(path.lstat().st_mode for path in tmp_path.iterdir())
+    for path in list(tmp_path.iterdir()):
+        with pytest.raises(OSError, match=r"not a regular file|Is a directory"):
+            files.write(path, "new")
+    assert sorted(path.lstat().st_mode for path in tmp_path.iterdir()) == before
+
+
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("how", modes())
 @pytest.mark.parametrize("name", OWN)
@@ -450,6 +498,22 @@ def set_to(*path: Any, value: Any) -> Callable[[dict[str, Any]], None]:
 
 
 MISSING = object()
+
+
+def endless() -> list[Any]:
+    """A list that takes few bytes in a file, and more than there are atoms when it is written out."""
+    value: list[Any] = ["a"]
+    for _ in range(80):
+        value = [value] * 10
+    return value
+
+
+def not_finite_and_unsaid(state: dict[str, Any]) -> None:
+    """Takes the mark away, too, which says whether the weights were finite."""
+    state["model"]["layers.0.bias"] /= 0
+    del state["run"]["finite"]
+
+
 WEIGHT = ("model", "layers.0.weight")
 CHANGES = {
     **{f"no {name}": set_to(name, value=MISSING) for name in
@@ -478,6 +542,29 @@ CHANGES = {
     "no groups": set_to("optimizer", "param_groups", value=[]),
     "no parameters": set_to("optimizer", "param_groups", 0, "params", value=[]),
     "a rate in words": set_to("optimizer", "param_groups", 0, "lr", value="fast"),
+    "an imaginary rate": set_to("optimizer", "param_groups", 0, "lr", value=1j),
+    "no rate": set_to("optimizer", "param_groups", 0, "lr", value=float("nan")),
+    "another rate": set_to("optimizer", "param_groups", 0, "lr", value=0.5),
+    "a rate that is a tensor": set_to("optimizer", "param_groups", 0, "lr", value=torch.ones(3)),
+    "another momentum": set_to("optimizer", "param_groups", 0, "momentum", value=5.0),
+    "a counter that is no number": set_to("early_stopping", "counter", value=float("nan")),
+    "a counter below 0": set_to("early_stopping", "counter", value=-1),
+    "a score in words": set_to("early_stopping", "best_score", value="high"),
+    "no time": set_to("run", "seconds", value=float("nan")),
+    "endless costs": set_to("run", "costs", value=float("inf")),
+    "an iteration that is no number": set_to("trainer", "iteration", value=float("nan")),
+    "another iteration": set_to("trainer", "iteration", value=3),
+    "another epoch": set_to("run", "epoch", value=10**12),
+    "a true epoch": set_to("run", "epoch", value=True),
+    "a version that is a tensor": set_to("run", "schema", value=torch.ones(3)),
+    "a setting that is a tensor": set_to("run", "settings", "lr", value=torch.ones(3)),
+    "a version without end": set_to("run", "schema", value=endless()),
+    "a setting without end": set_to("run", "settings", "lr", value=endless()),
+    "an end without end": set_to("run", "stop", value=endless()),
+    "sparse weights": set_to(*WEIGHT, value=lambda weight: weight.to_sparse()),
+    "weights without values": set_to(*WEIGHT, value=lambda weight: weight.to("meta")),
+    "weights that are not finite, and none says so": not_finite_and_unsaid,
+    "sparse momentum": set_to("optimizer", "state", 0, "momentum_buffer", value=lambda m: m.to_sparse()),
     "momentum of another shape": set_to("optimizer", "state", 0, "momentum_buffer", value=torch.zeros(3)),
     "momentum in half precision": set_to("optimizer", "state", 0, "momentum_buffer", value=lambda m: m.half()),
     "momentum is a number": set_to("optimizer", "state", 0, "momentum_buffer", value=5),

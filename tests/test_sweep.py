@@ -17,8 +17,8 @@ from ignite_act.activations import ACTIVATIONS
 from ignite_act.config import StudyConfig
 from ignite_act.errors import UserError
 from ignite_act.progress import SweepProgress
-from ignite_act.runs.directory import begin, locked
-from ignite_act.runs.stored import read_run
+from ignite_act.runs.directory import OccupiedError, begin, locked
+from ignite_act.runs.stored import find_runs, read_run
 from ignite_act.variants import expand_study
 
 
@@ -326,6 +326,30 @@ def test_a_process_that_dies_before_it_begins(tmp_path, study, monkeypatch):
     runs = list(sweep.plan(study(act=("elu", "relu")), tmp_path, resume=True).run(jobs=2))
     assert {run.summary["activation"]: run.failed for run in runs} == {"elu": True, "relu": False}
     assert len(runs) == 2
+
+
+@pytest.mark.timeout(200)
+def test_a_process_that_dies_while_runs_are_started_over(tmp_path, study, monkeypatch):
+    """The others are started over all the same, and the run that took its process along keeps what was there."""
+    old = study(act=("elu", "relu"))
+    list(sweep.plan(old, tmp_path).run())
+
+    def train(config, output_dir, *, overwrite=False):  # sent to the processes as it stands here
+        import os
+
+        from ignite_act import sweep
+
+        if config.act == "elu":
+            os._exit(9)
+        return sweep.train(config, output_dir, overwrite=overwrite)
+
+    monkeypatch.setattr(sweep, "train", train)
+    new = [config.model_copy(update={"lr": 0.02}) for config in reversed(old)]
+    with pytest.raises(OccupiedError, match="elu"):
+        list(sweep.plan(new, tmp_path, overwrite=True).run(jobs=2))
+    stored = {run.config["act"]: run for run in find_runs([tmp_path])[0]}
+    assert {act: run.config["lr"] for act, run in stored.items()} == {"elu": old[0].lr, "relu": 0.02}
+    assert not any(run.failed for run in stored.values())
 
 
 def test_missing_data_is_said_before_anything(tmp_path, study, monkeypatch):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import errno
 import logging
+import os
 import pickle
 import zipfile
 from collections.abc import Mapping
@@ -14,7 +16,7 @@ import torch
 from ignite.handlers.checkpoint import BaseSaveHandler
 
 from ignite_act import files
-from ignite_act.errors import UserError, first_line, printable
+from ignite_act.errors import UserError, first_line, printable, quoted
 from ignite_act.processes import is_first
 from ignite_act.runs.layout import BEST, DAMAGED, LAST, PREVIOUS
 
@@ -74,6 +76,8 @@ class RunSaver(BaseSaveHandler):
     def _write(self, checkpoint: Mapping[str, Any], filename: str) -> None:
         path = self._directory / filename
         files.make_directory(self._directory)
+        if files.kind(self._directory) is not files.Kind.DIRECTORY:  # it may have become a link since the run began
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self._directory))
         with files.writing(path) as file:  # by its path torch would not say why it cannot
             torch.save(checkpoint, file)
             if filename == LAST and path.exists():
@@ -103,8 +107,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     found = checkpoint.get("run") if isinstance(checkpoint, dict) else None
     run = found if isinstance(found, dict) else {}
     schema = run.get("schema")
-    if schema != SCHEMA:
-        raise UserError(f"the checkpoint {path} has version {schema!r}, this program reads {SCHEMA}")
+    if type(schema) is not int or schema != SCHEMA:
+        raise UserError(f"the checkpoint {path} has version {quoted(schema)}, this program reads {SCHEMA}")
     if not isinstance(run.get("epoch"), int) or run["epoch"] < 0:
         raise UserError(f"the checkpoint {path} is not valid: it has no epoch")
     return checkpoint

@@ -124,7 +124,7 @@ def _contents(directory: Path) -> tuple[list[str], list[str]]:
     """The files in a run directory that a run may have written, and the visible ones that none did.
 
     Raises:
-        OccupiedError: if a link or a special file is where a run writes.
+        OccupiedError: if a link, a special file or a directory is where a run writes a file.
         UserError: if the directory cannot be read.
     """
     own: list[str] = []
@@ -137,7 +137,7 @@ def _contents(directory: Path) -> tuple[list[str], list[str]]:
             (own if is_own(name) else others).append(name)
         for name in [*own, CHECKPOINTS]:
             found = files.kind(directory / name)
-            if found is Kind.LINK or found is Kind.OTHER or (found is Kind.FILE and name == CHECKPOINTS):
+            if found not in (Kind.NOTHING, Kind.DIRECTORY if name == CHECKPOINTS else Kind.FILE):
                 raise OccupiedError(
                     f"{directory / name} is {found.value}, and a run would write there: move it, or choose another "
                     "--output-dir"
@@ -378,6 +378,13 @@ def check_not_busy(directory: Path) -> None:
     if (directory / LOCK).exists():
         with locked(directory):
             pass
+
+
+def has_begun(directory: Path, since: float) -> bool:
+    """Whether a run has taken a run directory over since a time (as ``time.time()``)."""
+    with contextlib.suppress(OSError):
+        return (directory / CONFIG).stat().st_mtime >= since
+    return False
 
 
 def is_under_way(directory: Path, since: float) -> bool:

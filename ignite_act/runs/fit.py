@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import numbers
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from ignite_act.errors import UserError
+from ignite_act.errors import UserError, quoted
 
 STOPS = (None, "early_stopping", "all_epochs", "nonfinite")
 """Why a run ended; None while it is running."""
@@ -47,40 +47,65 @@ def check_weights(checkpoint: Mapping[str, Any], model: nn.Module) -> None:
     )
     _refuse([f"{name} {stored[name].dtype} -> {value.dtype}" for name, value in own.items()
              if stored[name].dtype != value.dtype], "is not valid")  # fmt: skip
-    if checkpoint["run"].get("finite"):
+    if checkpoint["run"].get("finite", True):
         _refuse([f"{name} is not finite" for name, value in stored.items() if not bool(value.isfinite().all())],
                 "is not valid")  # fmt: skip
 
 
 def _shape(value: object) -> object:
-    return tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return tuple(value.shape) if _is_dense(value) else f"{tuple(value.shape)} {value.layout} on {value.device.type}"
 
 
-def check_content(checkpoint: Mapping[str, Any], own: Mapping[str, Any], optimizer: Optimizer) -> None:
-    """Rejects a checkpoint that lacks something a run needs to resume, or holds it with another type or shape.
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_meta
+
+
+def check_content(checkpoint: Mapping[str, Any], own: Mapping[str, Any], optimizer: Optimizer, steps: int) -> None:
+    """Rejects a checkpoint that lacks something a run needs to resume, or holds what a run cannot have stored.
 
     Args:
         checkpoint: see `checkpoints.load_checkpoint`.
         own: what a newly built run would store, by name.
         optimizer: before its first step.
+        steps: of an epoch.
 
     Raises:
         UserError: if it does not fit; names what differs.
     """
     problems = list(_differences(own, checkpoint))
     if not problems:
-        run = checkpoint["run"]
+        run, iteration, stopping = checkpoint["run"], checkpoint["trainer"]["iteration"], checkpoint["early_stopping"]
         if run["stop"] not in STOPS:
-            problems.append(f"run.stop is {run['stop']!r}")
-        problems += [
-            f"{name} is negative"
-            for name, value in (("run.epoch", run["epoch"]), ("trainer.iteration", checkpoint["trainer"]["iteration"]))
-            if value < 0
-        ]
+            problems.append(f"run.stop is {quoted(run['stop'])}")
+        if iteration != run["epoch"] * steps:
+            problems.append(f"trainer.iteration is {quoted(iteration)}, run.epoch {quoted(run['epoch'])}")
+        if not isinstance(stopping["best_score"], (float, int, type(None))):
+            problems.append(f"early_stopping.best_score is {type(stopping['best_score']).__name__}")
+        counts = {"run.epoch": run["epoch"], "run.seconds": run["seconds"], "run.costs": run["costs"],
+                  "early_stopping.counter": stopping["counter"]}  # fmt: skip
+        problems += [f"{name} is negative" for name, value in counts.items() if value < 0]
+        problems += _other_rates(own["optimizer"]["param_groups"], checkpoint["optimizer"]["param_groups"])
     stored = checkpoint["optimizer"] if not problems else {}
     if stored.get("state"):  # empty before the first step
         problems += _differences(_after_a_step(optimizer), stored["state"], "optimizer.state")
     _refuse(problems, "is not valid")
+
+
+def _other_rates(own: list[dict[str, Any]], stored: list[dict[str, Any]]) -> Iterator[str]:
+    """The numbers of an optimizer that are not those of the run's settings: nothing changes them in training."""
+    for place, (group, other) in enumerate(zip(own, stored, strict=False)):  # the optimizer counts them
+        for name, value in group.items():
+            if name != "params" and isinstance(value, (int, float, tuple)) and not _is_same(other[name], value):
+                yield f"optimizer.param_groups.{place}.{name} {quoted(other[name])} -> {quoted(value)}"
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two plain values are equal; what a file holds in place of one may be anything."""
+    if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    return _sort(one) is _sort(other) and bool(one == other)
 
 
 def _after_a_step(optimizer: Optimizer) -> Mapping[int, Any]:
@@ -113,6 +138,8 @@ def _differences(own: Any, stored: Any, where: str = "") -> Iterator[str]:
     elif isinstance(own, Tensor):
         if not isinstance(stored, Tensor):
             yield f"{where} is {type(stored).__name__}"
+        elif not _is_dense(stored):
+            yield f"{where} is {_shape(stored)}"
         elif (stored.dtype, stored.shape) != (own.dtype, own.shape):
             yield f"{where} {stored.dtype} {tuple(stored.shape)} -> {own.dtype} {tuple(own.shape)}"
     elif isinstance(own, (list, tuple)):
@@ -120,12 +147,16 @@ def _differences(own: Any, stored: Any, where: str = "") -> Iterator[str]:
             yield f"{where} is {type(stored).__name__}"
         for number, pair in enumerate(zip(own, stored, strict=False) if isinstance(stored, (list, tuple)) else ()):
             yield from _differences(*pair, f"{where}.{number}")
-    elif own is not None and stored is not None and _sort(own) is not _sort(stored):
-        yield f"{where} is {type(stored).__name__}"
+    elif own is not None and stored is not None:
+        if _sort(own) is not _sort(stored) or (isinstance(own, int) and not isinstance(stored, int)):
+            yield f"{where} is {type(stored).__name__}"
+        elif isinstance(stored, float) and not math.isfinite(stored):
+            yield f"{where} is {stored}"
 
 
 def _sort(value: object) -> type:
-    return numbers.Number if isinstance(value, numbers.Number) else type(value)
+    """The type, but one for whole and for other numbers, and any for what is no plain value."""
+    return float if type(value) in (int, float) else type(value)
 
 
 def _refuse(problems: list[str], what: str) -> None:
@@ -140,4 +171,8 @@ def different_settings(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> 
     >>> different_settings({"lr": 0.1, "seed": 1}, {"lr": 0.2, "seed": 1})
     ['lr 0.1 -> 0.2']
     """
-    return [f"{name} {stored.get(name)!r} -> {value!r}" for name, value in wanted.items() if stored.get(name) != value]
+    return [
+        f"{name} {quoted(stored.get(name))} -> {quoted(value)}"
+        for name, value in wanted.items()
+        if not _is_same(stored.get(name), value)
+    ]

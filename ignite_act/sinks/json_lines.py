@@ -7,12 +7,14 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from ignite_act.files import LARGEST_TEXT, reading, sync_directory
+from ignite_act.files import LARGEST_TEXT, appending, reading, sync_directory
 from ignite_act.report import EpochReport
 
 
 class JsonLinesSink:
     """Appends each report to a file as the epoch ends; the file is created with the first one.
+
+    A link is followed if it is there when the sink is made; one that takes the file's place later is not.
 
     Args:
         path: the file.
@@ -20,11 +22,12 @@ class JsonLinesSink:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._follow_links = self.path.is_symlink()
 
     def write(self, report: EpochReport) -> None:
         """Appends one line, complete or not at all, even after a power cut; a cut-off last line is removed first."""
         line = json_line(report).encode()
-        with self.path.open("ab", buffering=0) as file:
+        with appending(self.path, follow_links=self._follow_links) as file:
             end = _end_of_lines(self.path)
             if end is not None and end < file.tell():
                 file.truncate(end)
