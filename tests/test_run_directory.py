@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import logging
 import os
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ from ignite_act.runs.directory import (
     begin,
     check_run_directory,
     locked,
+    log_file,
     record_failure,
     recover,
 )
@@ -283,6 +285,14 @@ def test_links_planted_while_a_run_trains_are_not_followed(
     with contextlib.suppress(UserError):
         run(CONFIG, tmp_path, quiet=True)
     assert (directory / name).is_symlink()
+
+
+def test_a_log_is_not_written_through_a_link(tmp_path: Path, outside: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What the package logs does not go where a link leads that was planted after the directory was looked at."""
+    (tmp_path / "train.log").symlink_to(outside / "victim.pt")
+    with log_file(tmp_path / "train.log"):
+        logging.getLogger("ignite_act.test").warning("something")
+    assert "train.log cannot be written" in caplog.text
 
 
 def test_only_regular_files_are_replaced(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ contains anything else.
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -402,7 +403,7 @@ def log_file(path: Path) -> Iterator[None]:
     """What the package logs goes into the file, too; where it cannot be written, that is said once."""
     package = logging.getLogger("ignite_act")
     try:
-        handler = _LogFile(path, encoding="utf-8")
+        handler = _LogFile(path)
     except OSError as error:
         logger.warning("%s cannot be written: %s", path, error.strerror)
         yield
@@ -416,8 +417,7 @@ def log_file(path: Path) -> Iterator[None]:
     finally:
         package.removeHandler(handler)
         package.setLevel(level)
-        with contextlib.suppress(OSError):  # what is left to be written: said before
-            handler.close()
+        handler.close()
 
 
 class _PrintableFormatter(logging.Formatter):
@@ -427,12 +427,27 @@ class _PrintableFormatter(logging.Formatter):
         return printable(super().format(record))
 
 
-class _LogFile(logging.FileHandler):
-    """Says once that a line could not be written, where logging would print a traceback for each."""
+class _LogFile(logging.StreamHandler):  # type: ignore[type-arg]  # no type arguments before Python 3.11
+    """Says once that a line could not be written, where logging would print a traceback for each.
 
-    _told = False
+    Raises:
+        OSError: if the file cannot be opened, or is a link.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._told = False
+        self._file = contextlib.ExitStack()
+        raw = self._file.enter_context(files.appending(path))
+        super().__init__(io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8"))
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # what is left to be written: said before
+            self.stream.close()
+        self._file.close()
+        super().close()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, logging's own name
         if not self._told:
             self._told = True
-            echo(f"{self.baseFilename} cannot be written: {sys.exc_info()[1]}", err=True)
+            echo(f"{self._path} cannot be written: {sys.exc_info()[1]}", err=True)
