@@ -1,12 +1,13 @@
 """The files of a run: what is found, read back, and written when a run fails."""
 
+import errno
 import json
 import logging
 
 import pytest
 import yaml
 
-from ignite_act import experiment
+from ignite_act import experiment, files
 from ignite_act.config import RunConfig
 from ignite_act.errors import UserError
 from ignite_act.experiment import run
@@ -280,12 +281,16 @@ def test_failure_that_cannot_be_written(tmp_path, tiny, place):
     assert logging.getLogger("ignite_act").handlers == before
 
 
-def test_failure_without_a_log(tmp_path, tiny, caplog):
+def test_failure_without_a_log(tmp_path, tiny, caplog, monkeypatch):
     """Where the log cannot be written, the failure is recorded all the same, and that is said."""
+
+    def refuse(path, **how):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
     begin(tmp_path, tiny())
-    (tmp_path / "train.log").mkdir()
+    monkeypatch.setattr(files, "appending", refuse)
     assert read_run(record_failure(tmp_path, tiny(), failure())).failed
-    assert "train.log cannot be written: Is a directory" in caplog.text
+    assert "train.log cannot be written: Permission denied" in caplog.text
 
 
 # Epochs that are done
