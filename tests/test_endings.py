@@ -171,6 +171,7 @@ def test_foreign_code() -> None:
 # Surroundings
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("closed", ["2>&-", ">&-", "<&- >&- 2>&-"])
 def test_closed_streams(tmp_path: Path, closed: str) -> None:
     """A daemon without standard streams trains, and no file of the run takes their place."""
@@ -195,6 +196,7 @@ finally:
     assert (tmp_path / "mine").read_text(encoding="utf-8") == "[True, True, True]"
 
 
+@pytest.mark.slow
 def test_closed_streams_of_an_error(tmp_path: Path) -> None:
     """An error that nobody can read keeps its exit code."""
     assert shell('"$0" "$@" <&- >&- 2>&-', "run", "--act", "nosuch", cwd=tmp_path) == 2
@@ -221,6 +223,7 @@ def test_an_environment_that_torchrun_has_not_made(tmp_path: Path, name: str, va
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("limit", "more"), [(6, []), (8, ["--act", "tanh", "--act", "elu", "--jobs", "2"]), (20, ["--nproc-per-node", "2"])]
 )
@@ -291,6 +294,7 @@ def test_names_cannot_command_the_terminal(tmp_path: Path, monkeypatch: pytest.M
     assert "\\x1b]0;x" in done.output
 
 
+@pytest.mark.slow
 def test_warnings_cannot_command_the_terminal(tmp_path: Path) -> None:
     """What is logged where nobody has set up logging is made printable, too."""
     code = f"import logging; logging.getLogger('ignite_act').warning({TITLE!r})"

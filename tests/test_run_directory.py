@@ -95,7 +95,7 @@ def modes() -> list[Any]:
 # A finished run of another study
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_sweep_leaves_the_run_of_another_study(tmp_path: Path, jobs: int) -> None:
     """A run that another study has finished since the sweep was planned stays as it is, and can be resumed."""
     mine = [OTHER, OTHER.model_copy(update={"seed": 7})]
@@ -369,6 +369,7 @@ def test_killed_while_starting_over(trained: Path, struck: Callable[..., dict[Pa
     assert seen == {"old", "new"}
 
 
+@pytest.mark.slow
 def test_killed_while_going_on(trained: Path, struck: Callable[..., dict[Path, str]]) -> None:
     """Killed before any call of --resume, the directory holds the run as it had ended, or as it goes on."""
     source = run_directory(CONFIG, trained)
@@ -405,6 +406,7 @@ def test_killed_in_a_training_that_goes_on(trained: Path, struck: Callable[..., 
         assert_ended_as(directory, straight)
 
 
+@pytest.mark.slow
 def test_killed_while_a_failure_is_recorded(struck: Callable[..., dict[Path, str]]) -> None:
     """Killed before any call, a run that failed has failed or has not ended; its state and its reports are there."""
     calls = struck("fail", unfinished=True)
@@ -416,6 +418,7 @@ def test_killed_while_a_failure_is_recorded(struck: Callable[..., dict[Path, str
         assert run(CONFIG, directory.parents[2], resume=True, quiet=True).summary["epochs"] == 3
 
 
+@pytest.mark.slow
 def test_killed_while_a_page_is_written(struck: Callable[..., dict[Path, str]]) -> None:
     """Killed before any call, the old page is there; what is left of the new one goes with the next run."""
     for directory in struck("report"):

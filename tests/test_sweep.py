@@ -309,6 +309,7 @@ def test_a_process_that_dies(tmp_path, study, processes_die):
     assert "terminated" in next(run.summary["stop_reason"] for run in runs if run.failed)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_a_process_that_dies_before_it_begins(tmp_path, study, monkeypatch):
     """A run that takes its process along before it has written anything is a failure, and the sweep ends."""
@@ -328,6 +329,7 @@ def test_a_process_that_dies_before_it_begins(tmp_path, study, monkeypatch):
     assert len(runs) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_a_process_that_dies_while_runs_are_started_over(tmp_path, study, monkeypatch):
     """The others are started over all the same, and the run that took its process along keeps what was there."""
