@@ -110,7 +110,7 @@ def _checked(
                 trainer.run(loader, max_epochs=count, epoch_length=window)
         except UserError as problem:
             error = f"step {trainer.state.iteration}: {problem}"
-            if not isinstance(problem.__cause__ or problem, Exception):  # a wish to exit is none to be judged
+            if not isinstance(problem.__cause__ or problem, Exception):  # the user's code asked to exit
                 raise UserError(error) from problem
     if not error and trainer.state.iteration < count * window:
         error = f"step {trainer.state.iteration}: the training ended early"

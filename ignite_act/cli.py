@@ -657,8 +657,8 @@ def check(
     --data MODULE:NAME the samples are yours, too: a function that returns two tensors, inputs and targets.
 
     \b
-    Exit codes: 0 all is well, 1 a step failed, 2 the input is wrong, 3 the check
-    ended with a finding that --fail-on names.
+    Exit codes: 0 all is well, 1 a step failed, 2 the input is wrong or your code
+    asked to exit, 3 the check ended with a finding that --fail-on names.
 
     \b
     Examples:

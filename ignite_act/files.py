@@ -131,17 +131,15 @@ def write(path: Path, content: str | bytes) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
-@contextlib.contextmanager
-def appending(path: Path, *, follow_links: bool = False) -> Iterator[FileIO]:
-    """A file, opened to write at its end; it is made if it is not there.
+def appending(path: Path, *, follow_links: bool = False) -> FileIO:
+    """Opens a file, without a buffer, to write at its end; makes it if it is not there.
 
     Raises:
         OSError: if it cannot be written, or is a link and must not be followed.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_BINARY", 0)
     flags |= 0 if follow_links else getattr(os, "O_NOFOLLOW", 0)
-    with FileIO(path, "ab", opener=lambda name, _: os.open(name, flags, 0o666)) as file:
-        yield file
+    return FileIO(path, "ab", opener=lambda name, _: os.open(name, flags, 0o666))
 
 
 def cut(path: Path, size: int) -> None:

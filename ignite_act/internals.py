@@ -62,7 +62,7 @@ def operators(name: str) -> tuple[OpOverloadPacket | OpOverload, ...]:
 
 
 def is_operator(function: object) -> bool:
-    """Whether a function is an overload of an operator, as compiled programs call it."""
+    """Whether a function is one overload of an operator, which is what compiled code calls."""
     return isinstance(function, OpOverload)
 
 
@@ -73,7 +73,7 @@ def arguments_of(packet: OpOverloadPacket | OpOverload) -> tuple[str, ...]:
 
 
 def norm_of_each(tensors: list[Tensor], order: float, dtype: torch.dtype) -> Sequence[Tensor]:
-    """A norm of each tensor, ``()``, in few operations. The public functions take a tensor at a time."""
+    """The norm of each tensor, ``()``, in few operations; torch's public functions take one tensor at a time."""
     return torch._foreach_norm(tensors, order, dtype=dtype)
 
 
@@ -108,7 +108,7 @@ def is_saving_elsewhere() -> bool:
 
 
 def number_of(node: Any) -> int:
-    """The place of a node of the graph in the order in which they were made in this thread."""
+    """The number of a node of the graph: nodes of one thread are numbered in the order they were made."""
     return int(node._sequence_nr())
 
 
@@ -186,7 +186,8 @@ def is_nested_call(module: nn.Module) -> bool:
 
 def compiled_module(module: nn.Module) -> nn.Module | None:
     """The module below ``torch.compile(module)``; None for any other."""
-    return module._modules.get("_orig_mod")
+    children = module._modules
+    return children["_orig_mod"] if "_orig_mod" in children else None  # noqa: SIM401 - TorchScript's has no `get`
 
 
 def compiles_itself(module: nn.Module) -> bool:
@@ -314,7 +315,7 @@ def is_being_called(owner: object) -> bool:
 
 
 def firing_engines() -> Iterator[Any]:
-    """The engines of Ignite that handlers of events are running for in this thread, the innermost first."""
+    """The Ignite engines whose event handlers are running in this thread, the innermost first."""
     engine = _loaded("ignite.engine", "Engine")
     code = engine._fire_event.__code__ if engine is not None else None
     frame: FrameType | None = sys._getframe() if code is not None else None
@@ -325,12 +326,12 @@ def firing_engines() -> Iterator[Any]:
 
 
 def is_in_training_step(module: Any) -> bool:
-    """Whether Lightning is calling a module's ``training_step``: what decides for ``self.log``, too."""
+    """Whether Lightning is calling a module's ``training_step``; ``self.log`` goes by the same name."""
     return bool(module._current_fx_name == "training_step")
 
 
 def steps_of(trainer: Any) -> int:
-    """How many batches Lightning's trainer has made a step with: what its loggers take for the step."""
+    """The number of batches that Lightning's trainer has stepped on: its loggers use it as the step."""
     return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
 
 

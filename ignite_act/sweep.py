@@ -103,9 +103,9 @@ class Sweep:
 
     def _train_alone(self, config: RunConfig) -> StoredRun:
         try:
-            # What the dead process had begun goes on; 2, for a process of its own.
+            # A run that the dead process had started is resumed.
             overwrite = self.overwrite and not has_begun(self.directory(config), self.begin)
-            (run,) = self._train([config], 2, overwrite=overwrite)
+            (run,) = self._train([config], 2, overwrite=overwrite)  # 2, for a process of its own
             return run
         except BrokenExecutor as error:
             return read_run(record_failure(self.directory(config), config, error))

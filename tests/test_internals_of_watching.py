@@ -134,6 +134,17 @@ def test_what_is_compiled_is_known() -> None:
     assert compiles_itself(module)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+def test_modules_of_torchscript_are_asked_like_others() -> None:
+    """They keep their children, parameters and buffers in objects that are no dictionaries."""
+    scripted = torch.jit.script(nn.Sequential(nn.BatchNorm1d(2), nn.ReLU()))
+    assert compiled_module(scripted) is None
+    assert not compiles_itself(scripted)
+    assert not list(own_parameters(scripted).items())
+    assert [name for name, _ in own_parameters(scripted[0]).items()] == ["weight", "bias"]
+    assert len(list(own_buffers(scripted[0]).values())) == 3
+
+
 @pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated")
 def test_recording_is_no_forward() -> None:
     """``torch.compile`` and ``torch.jit.trace`` compile, ``make_fx`` records; otherwise nothing does."""

@@ -76,7 +76,7 @@ class RunSaver(BaseSaveHandler):
     def _write(self, checkpoint: Mapping[str, Any], filename: str) -> None:
         path = self._directory / filename
         files.make_directory(self._directory)
-        if files.kind(self._directory) is not files.Kind.DIRECTORY:  # it may have become a link since the run began
+        if files.kind(self._directory) is not files.Kind.DIRECTORY:  # a link may have replaced it since the run began
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(self._directory))
         with files.writing(path) as file:  # by its path torch would not say why it cannot
             torch.save(checkpoint, file)

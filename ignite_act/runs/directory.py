@@ -382,7 +382,7 @@ def check_not_busy(directory: Path) -> None:
 
 
 def has_begun(directory: Path, since: float) -> bool:
-    """Whether a run has taken a run directory over since a time (as ``time.time()``)."""
+    """Whether a run has started in a directory since a time (as ``time.time()``)."""
     with contextlib.suppress(OSError):
         return (directory / CONFIG).stat().st_mtime >= since
     return False
@@ -437,14 +437,11 @@ class _LogFile(logging.StreamHandler):  # type: ignore[type-arg]  # no type argu
     def __init__(self, path: Path) -> None:
         self._path = path
         self._told = False
-        self._file = contextlib.ExitStack()
-        raw = self._file.enter_context(files.appending(path))
-        super().__init__(io.TextIOWrapper(io.BufferedWriter(raw), encoding="utf-8"))
+        super().__init__(io.TextIOWrapper(io.BufferedWriter(files.appending(path)), encoding="utf-8"))
 
     def close(self) -> None:
         with contextlib.suppress(OSError):  # what is left to be written: said before
             self.stream.close()
-        self._file.close()
         super().close()
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802, logging's own name

@@ -63,13 +63,13 @@ def _is_dense(tensor: Tensor) -> bool:
 
 
 def check_content(checkpoint: Mapping[str, Any], own: Mapping[str, Any], optimizer: Optimizer, steps: int) -> None:
-    """Rejects a checkpoint that lacks something a run needs to resume, or holds what a run cannot have stored.
+    """Rejects a checkpoint that lacks something a run needs to resume, or holds what no run would have stored.
 
     Args:
         checkpoint: see `checkpoints.load_checkpoint`.
         own: what a newly built run would store, by name.
         optimizer: before its first step.
-        steps: of an epoch.
+        steps: training steps in an epoch.
 
     Raises:
         UserError: if it does not fit; names what differs.
@@ -94,15 +94,15 @@ def check_content(checkpoint: Mapping[str, Any], own: Mapping[str, Any], optimiz
 
 
 def _other_rates(own: list[dict[str, Any]], stored: list[dict[str, Any]]) -> Iterator[str]:
-    """The numbers of an optimizer that are not those of the run's settings: nothing changes them in training."""
-    for place, (group, other) in enumerate(zip(own, stored, strict=False)):  # the optimizer counts them
+    """The optimizer's numbers that differ from the run's settings; training does not change them."""
+    for place, (group, other) in enumerate(zip(own, stored, strict=False)):  # loading compares how many there are
         for name, value in group.items():
             if name != "params" and isinstance(value, (int, float, tuple)) and not _is_same(other[name], value):
                 yield f"optimizer.param_groups.{place}.{name} {quoted(other[name])} -> {quoted(value)}"
 
 
 def _is_same(one: Any, other: Any) -> bool:
-    """Whether two plain values are equal; what a file holds in place of one may be anything."""
+    """Whether two plain values are equal. A file may hold anything in place of one, for instance a tensor."""
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
         return len(one) == len(other) and all(map(_is_same, one, other))
     return _sort(one) is _sort(other) and bool(one == other)
@@ -155,7 +155,7 @@ def _differences(own: Any, stored: Any, where: str = "") -> Iterator[str]:
 
 
 def _sort(value: object) -> type:
-    """The type, but one for whole and for other numbers, and any for what is no plain value."""
+    """The type of a value, the same one for ``int`` and ``float``."""
     return float if type(value) in (int, float) else type(value)
 
 

@@ -330,3 +330,22 @@ def test_nothing_stays_on_a_leaf(end: str) -> None:
     gc.collect()
     assert max(sizes) <= 1
     assert left_behind(case) == []
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
+@pytest.mark.parametrize("part", [False, True])
+def test_a_model_of_torchscript_is_watched(part: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing fails, be it the model or a part of it: its layers are measured, and what cannot be seen is listed."""
+    torch.manual_seed(0)
+    scripted: nn.Module = torch.jit.script(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3)))
+    model = nn.Sequential(nn.Linear(4, 4), scripted) if part else scripted
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with EpochRecorder(model, optimizer, every=1) as recorder:
+        for x, y in batches():
+            optimizer.zero_grad()
+            F.cross_entropy(model(x), y).backward()
+            optimizer.step()
+        report = recorder.finish()
+    assert len(report.gradients) == len(report.updates) == (3 if part else 2)
+    assert "TorchScript" in str(report.coverage["activations"]["unseen"])
+    assert "Error" not in str(report.coverage) + caplog.text
